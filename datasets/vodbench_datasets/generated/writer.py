@@ -1,0 +1,172 @@
+"""Generated snippets as files of an ILSVRC tree."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from functools import partial
+from multiprocessing import get_context
+from typing import TypeAlias
+from xml.sax.saxutils import escape
+
+import cv2
+
+from vodbench.errors import UserError
+from vodbench.images import encode_jpeg
+from vodbench.storage import filesystem, join, read_text, write_text
+from vodbench_datasets.generated.appearance import CLASSES
+from vodbench_datasets.generated.config import GeneratorConfig
+from vodbench_datasets.generated.scene import Rendered, draw_scene, render
+from vodbench_datasets.ilsvrc.deteriorations import record_path
+
+CONFIG_FILE = "generator.json"
+
+_SPLITS = ("train", "val")
+_POOL_FRAMES = 500  # fewer frames than this are rendered sooner than processes start
+_WRITERS = 8
+
+Files: TypeAlias = list[tuple[str, bytes]]  # path below the root, content
+
+
+def generate(
+    root: str,
+    config: GeneratorConfig,
+    *,
+    workers: int | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Write the data set below ``root``, a folder or URL; its bytes follow from ``config`` alone.
+
+    The lists are written last, so a tree that was interrupted cannot be mistaken for a whole one; the same call again
+    makes it whole. A finished tree of the same configuration is left as it is.
+
+    Args:
+        workers: processes; None takes one a core, and one only for small data sets.
+        on_progress: called with (snippets written, snippets in all).
+
+    Raises:
+        UserError: the root holds something else, or data generated with another configuration.
+    """
+    if _prepare(root, config):
+        return
+    jobs = [(split, number) for split in _SPLITS for number in range(_count(config, split))]
+    for done, files in enumerate(_rendered(config, jobs, _workers(config, workers)), start=1):
+        _write(root, files)
+        if on_progress:
+            on_progress(done, len(jobs))
+    infos = [appearance.info for appearance in CLASSES[: config.classes]]
+    write_text(join(root, "classes.txt"), "".join(f"{info.id} {info.name}\n" for info in infos))
+    for split in _SPLITS:
+        names = [snippet_name(split, number) for number in range(_count(config, split))]
+        if names:
+            write_text(join(root, f"ImageSets/VID/{split}.txt"), "".join(f"{name}\n" for name in names))
+
+
+def snippet_name(split: str, number: int) -> str:
+    return f"generated_{split}_{number:05d}"
+
+
+def _prepare(root: str, config: GeneratorConfig) -> bool:
+    """Whether the data set is there already. Marks an empty root as about to be filled."""
+    fs, path = filesystem(root)
+    wanted = json.dumps(config.as_dict(), indent=1) + "\n"
+    if fs.exists(path) and fs.ls(path, detail=False):
+        if not fs.exists(join(path, CONFIG_FILE)):
+            raise UserError(f"'{root}' is not empty and was not generated; give a new or an empty folder")
+        if read_text(join(root, CONFIG_FILE)) != wanted:
+            raise UserError(
+                f"'{root}' holds data generated with another configuration (see its {CONFIG_FILE}); give a new folder "
+                "or remove this one"
+            )
+        last = [split for split in _SPLITS if _count(config, split)][-1]
+        return bool(fs.exists(join(path, f"ImageSets/VID/{last}.txt")))
+    write_text(join(root, CONFIG_FILE), wanted)
+    return False
+
+
+def _count(config: GeneratorConfig, split: str) -> int:
+    return config.snippets if split == "train" else config.val_snippets
+
+
+def _workers(config: GeneratorConfig, asked: int | None) -> int:
+    if asked is not None:
+        return asked
+    frames = (config.snippets + config.val_snippets) * config.frames
+    return len(os.sched_getaffinity(0)) if frames >= _POOL_FRAMES else 1
+
+
+def _rendered(config: GeneratorConfig, jobs: list[tuple[str, int]], workers: int) -> Iterator[Files]:
+    """The files of each snippet, in the order of the jobs."""
+    draw = partial(_snippet_files, config)
+    if workers <= 1:
+        yield from map(draw, jobs)
+        return
+    # Spawned, not forked: the caller may run threads (Ray, torch), whose locks a fork would copy.
+    with ProcessPoolExecutor(workers, get_context("spawn"), initializer=cv2.setNumThreads, initargs=(1,)) as pool:
+        yield from pool.map(draw, jobs, chunksize=4)
+
+
+def _snippet_files(config: GeneratorConfig, job: tuple[str, int]) -> Files:
+    split, number = job
+    scene = draw_scene(config, _SPLITS.index(split), number)
+    folder = f"VID/{split}/{snippet_name(split, number)}"
+    files: Files = []
+    record = {}
+    for frame in range(config.frames):
+        rendered, name = render(scene, frame), f"{frame:06d}"
+        files.append((f"Data/{folder}/{name}.JPEG", encode_jpeg(rendered.image, config.jpeg_quality)))
+        files.append((f"Annotations/{folder}/{name}.xml", _xml(rendered, snippet_name(split, number), name).encode()))
+        if rendered.deteriorations:
+            record[name] = rendered.deteriorations
+    files.append((record_path(folder), (json.dumps(record, indent=1) + "\n").encode()))
+    return files
+
+
+def _write(root: str, files: Iterable[tuple[str, bytes]]) -> None:
+    """Not one atomic write a file (a sync each takes longer than rendering): the lists, written last, vouch for all."""
+    fs, path = filesystem(root)
+    targets = [(join(path, name), content) for name, content in files]
+    for folder in sorted({target.rpartition("/")[0] for target, _ in targets}):
+        fs.makedirs(folder, exist_ok=True)
+    with ThreadPoolExecutor(_WRITERS) as pool:
+        list(pool.map(lambda file: fs.pipe_file(*file), targets))
+
+
+def _xml(rendered: Rendered, folder: str, name: str) -> str:
+    height, width = rendered.image.shape[:2]
+    objects = "".join(
+        _OBJECT.format(track, escape(CLASSES[label - 1].info.id), *(int(corner) for corner in box), int(occluded))
+        for track, label, box, occluded in zip(
+            rendered.track_ids, rendered.labels, rendered.boxes, rendered.occluded, strict=True
+        )
+    )
+    return _ANNOTATION.format(folder, name, width, height, objects)
+
+
+_ANNOTATION = """<annotation>
+	<folder>{}</folder>
+	<filename>{}</filename>
+	<source>
+		<database>generated</database>
+	</source>
+	<size>
+		<width>{}</width>
+		<height>{}</height>
+	</size>
+{}</annotation>
+"""
+_OBJECT = """	<object>
+		<trackid>{}</trackid>
+		<name>{}</name>
+		<bndbox>
+			<xmin>{}</xmin>
+			<ymin>{}</ymin>
+			<xmax>{}</xmax>
+			<ymax>{}</ymax>
+		</bndbox>
+		<occluded>{}</occluded>
+		<generated>0</generated>
+	</object>
+"""

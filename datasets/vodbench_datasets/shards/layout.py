@@ -1,0 +1,156 @@
+"""What a folder of shards looks like, and its index.
+
+    ROOT/index.json            written last: its presence means that the shards are whole
+    ROOT/incomplete.json       there while shards are being written: whose they are
+    ROOT/train-00000.parquet   rows are frames in order; a row group holds up to 16 frames of one snippet
+
+Row groups of 16 frames: a random frame then costs a read of 16, four times as fast as one snippet a row group,
+while reading in order stays as fast. A snippet never continues in another shard.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pyarrow as pa
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from vodbench.errors import UserError
+from vodbench.fingerprint import fingerprint
+from vodbench.storage import exists, join, read_bytes
+from vodbench_datasets.frames import FIELDS
+
+SCHEMA_NAME = "vodbench-shards"
+SCHEMA_VERSION = 1
+INDEX = "index.json"
+INCOMPLETE = "incomplete.json"
+GROUP_FRAMES = 16
+JOB_KEY, SNIPPETS_KEY = "vodbench.job", "vodbench.snippets"  # in a shard's own Parquet metadata
+
+DIGEST_BYTES = 16
+IMAGE_DIGEST, TRUTH_DIGEST = "image_digest", "truth_digest"
+ROWS = pa.schema(
+    [
+        pa.field("snippet", pa.string(), nullable=False),
+        *FIELDS,
+        pa.field(IMAGE_DIGEST, pa.binary(DIGEST_BYTES), nullable=False),
+        pa.field(TRUTH_DIGEST, pa.binary(DIGEST_BYTES), nullable=False),
+    ]
+)
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ClassRecord(_Record):
+    id: str
+    name: str
+
+
+class ShardRecord(_Record):
+    file: str
+    bytes: int
+    sha256: str
+    rows: int
+
+
+class SnippetRecord(_Record):
+    """Where a snippet is: row groups ``row_group``, ``row_group + 1``, ... of ``Index.shards[shard]``."""
+
+    id: str
+    frames: int
+    boxes: int
+    still: bool
+    shard: int
+    row_group: int
+    fingerprint: str  # over the digests of its rows, in order
+
+    @property
+    def num_groups(self) -> int:
+        return -(-self.frames // GROUP_FRAMES)
+
+
+class Counts(_Record):
+    snippets: int
+    frames: int
+    boxes: int
+
+
+class Index(_Record):
+    """``index.json``. ``digest`` covers everything else in it."""
+
+    # "schema" is pydantic's own word, so the field is called kind in Python
+    kind: str = SCHEMA_NAME
+    version: int = SCHEMA_VERSION
+    job: str  # the source, splits and settings these shards were made from
+    fingerprint: str  # of the data; see ``data_fingerprint``
+    classes: tuple[ClassRecord, ...]
+    provenance: dict[str, str]
+    counts: dict[str, Counts]
+    shards: tuple[ShardRecord, ...]
+    snippets: dict[str, tuple[SnippetRecord, ...]]
+    training_frames: dict[str, tuple[tuple[str, tuple[int, ...]], ...]]  # runs of one snippet, in the source's order
+    digest: str = ""
+
+    def sealed(self) -> Index:
+        return self.model_copy(update={"digest": self.computed_digest()})
+
+    def computed_digest(self) -> str:
+        return fingerprint(self.model_dump(mode="json", exclude={"digest"}))
+
+    def to_json(self) -> str:
+        return json.dumps(self.model_dump(mode="json"), separators=(",", ":")) + "\n"
+
+
+def load_index(root: str) -> Index:
+    """``UserError`` when there is no index, an unfinished one, or one of another kind or version."""
+    url = join(root, INDEX)
+    if not exists(url):
+        if exists(join(root, INCOMPLETE)):
+            raise UserError(f"the shards in '{root}' are incomplete; run the same 'vodbench data shard' again")
+        raise UserError(f"'{root}' holds no shards ({INDEX} is missing); write them with 'vodbench data shard SRC DST'")
+    try:
+        record = json.loads(read_bytes(url))
+    except ValueError as error:
+        raise UserError(f"'{url}' is not valid JSON ({error}); write the shards again") from error
+    if not is_ours(record):
+        raise UserError(f"'{url}' is not the index of vodbench shards; give the folder that 'data shard' wrote")
+    if record.get("version") != SCHEMA_VERSION:
+        raise UserError(
+            f"'{url}' has schema version {record.get('version')}, this vodbench reads {SCHEMA_VERSION}; "
+            "write the shards again"
+        )
+    try:
+        return Index.model_validate(record)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise UserError(f"'{url}' is damaged at '{where}': {first['msg']}; write the shards again") from error
+
+
+def is_ours(record: Any) -> bool:
+    return isinstance(record, dict) and record.get("kind") == SCHEMA_NAME
+
+
+def accepts(root: str) -> bool:
+    """Whether the folder holds shards, finished or not. Reads no more than a file's first bytes."""
+    heads = (_head(join(root, name)) for name in (INDEX, INCOMPLETE))
+    return any(f'"kind":"{SCHEMA_NAME}"' in head for head in heads)
+
+
+def _head(url: str) -> str:
+    return read_bytes(url)[:100].decode(errors="replace") if exists(url) else ""
+
+
+def data_fingerprint(
+    source: str, splits: tuple[str, ...], source_splits: tuple[str, ...], sampled: bool, content: list[list[str]]
+) -> str:
+    """The data set's own fingerprint: what was trained on a tree is valid for its shards, and the other way round.
+
+    Fewer splits are other data. A source so large that its fingerprint is of a sample of its annotations gets one over
+    every row (``content``: the snippets' fingerprints) instead.
+    """
+    whole = set(splits) == set(source_splits)
+    return source if whole and not sampled else fingerprint("shards", source, splits, content)

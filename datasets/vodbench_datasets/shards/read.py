@@ -1,0 +1,122 @@
+"""Reading shards: any frames of a snippet by row group, without touching the others."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from vodbench.errors import UserError, unknown
+from vodbench.spec import ClassInfo, Frame, SnippetInfo
+from vodbench.storage import join
+from vodbench_datasets.clips.pipeline import RayClips
+from vodbench_datasets.frames import ENCODED
+from vodbench_datasets.shards.layout import GROUP_FRAMES, IMAGE_DIGEST, ROWS, TRUTH_DIGEST, SnippetRecord, load_index
+from vodbench_datasets.shards.rows import damaged, open_parquet, to_frames
+
+# Each holds a file handle and its footer, some 100 KB; a footer costs as much to read as a row group.
+_OPEN_FILES = 64
+_TRUTH_COLUMNS = [name for name in ROWS.names if name not in (ENCODED, IMAGE_DIGEST, TRUTH_DIGEST)]
+_COLUMNS = [*_TRUTH_COLUMNS, ENCODED]
+
+
+def open_shards(root: str, **options: Any) -> Shards:
+    """``UserError`` when ``root`` holds no finished shards, or for any option: those were chosen when sharding."""
+    if options:
+        raise UserError(f"shards take no option, {', '.join(options)} was given; set it when sharding the source")
+    return Shards(root)
+
+
+class Shards(RayClips):
+    """The data set that a folder of shards holds; same classes, truths, order and fingerprint as its source."""
+
+    name = "shards"
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+        self.index = load_index(root)
+        self._files: OrderedDict[int, pq.ParquetFile] = OrderedDict()
+        self._lock = threading.Lock()  # a ParquetFile has one read position
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"root": self.root, "index": self.index}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _files=OrderedDict(), _lock=threading.Lock())
+
+    @cached_property
+    def classes(self) -> tuple[ClassInfo, ...]:
+        return tuple(ClassInfo(record.id, record.name) for record in self.index.classes)
+
+    @property
+    def fingerprint(self) -> str:
+        return self.index.fingerprint
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        return tuple(self.index.snippets)
+
+    def snippets(self, split: str) -> list[SnippetInfo]:
+        return [SnippetInfo(record.id, record.frames, record.still) for record in self._records(split).values()]
+
+    def training_frames(self, split: str) -> list[tuple[str, int]]:
+        self._records(split)
+        runs = self.index.training_frames[split]
+        return [(snippet, index) for snippet, indices in runs for index in indices]
+
+    def read(
+        self, split: str, snippet: str, indices: Sequence[int] | None = None, *, with_images: bool = True
+    ) -> list[Frame]:
+        """See ``vodbench.spec.Dataset.read``."""
+        records = self._records(split)
+        if snippet not in records:
+            raise UserError(
+                f"split '{split}' of '{self.root}' has no snippet '{snippet}'; it has {len(records)} others"
+            )
+        record = records[snippet]
+        wanted = range(record.frames) if indices is None else indices
+        outside = [index for index in wanted if not 0 <= index < record.frames]
+        if outside:
+            raise UserError(f"snippet '{snippet}' has no frame {outside[0]}; give 0 to {record.frames - 1}")
+        frames = {frame.index: frame for frame in self._read_groups(record, wanted, with_images)}
+        return [frames[index] for index in wanted]
+
+    def _read_groups(self, record: SnippetRecord, wanted: Sequence[int], with_images: bool) -> list[Frame]:
+        groups = sorted({record.row_group + index // GROUP_FRAMES for index in wanted})
+        if not groups:
+            return []
+        with self._lock:
+            try:
+                table = self._open(record.shard).read_row_groups(
+                    groups, columns=_COLUMNS if with_images else _TRUTH_COLUMNS, use_threads=False
+                )
+            except (pa.ArrowException, OSError) as error:
+                raise damaged(join(self.root, self.index.shards[record.shard].file), error) from error
+        if len(wanted) < table.num_rows:  # the rest of the row groups is not worth turning into objects
+            table = table.filter(pc.is_in(table.column("index"), pa.array(wanted, pa.int32())))
+        return to_frames(table, with_images=with_images)
+
+    def _open(self, shard: int) -> pq.ParquetFile:
+        if shard in self._files:
+            self._files.move_to_end(shard)
+            return self._files[shard]
+        file = open_parquet(join(self.root, self.index.shards[shard].file))
+        self._files[shard] = file
+        if len(self._files) > _OPEN_FILES:
+            self._files.popitem(last=False)[1].close(force=True)
+        return file
+
+    @cached_property
+    def _by_split(self) -> dict[str, dict[str, SnippetRecord]]:
+        return {split: {record.id: record for record in records} for split, records in self.index.snippets.items()}
+
+    def _records(self, split: str) -> dict[str, SnippetRecord]:
+        if split not in self._by_split:
+            raise unknown("split", split, self._by_split)
+        return self._by_split[split]

@@ -1,0 +1,68 @@
+"""Frames to rows of a shard and back, and the one place where a shard is opened."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from vodbench.errors import UserError
+from vodbench.spec import Frame
+from vodbench.storage import filesystem
+from vodbench_datasets.frames import from_columns, to_columns
+from vodbench_datasets.shards.digests import image_digest, truth_digest
+from vodbench_datasets.shards.layout import IMAGE_DIGEST, ROWS, TRUTH_DIGEST
+
+
+def to_table(frames: Sequence[Frame]) -> pa.Table:
+    """One row a frame, with its digests."""
+    return pa.table(
+        {
+            "snippet": [frame.snippet for frame in frames],
+            **to_columns(frames),
+            IMAGE_DIGEST: [image_digest(frame) for frame in frames],
+            TRUTH_DIGEST: [truth_digest(frame) for frame in frames],
+        },
+        schema=ROWS,
+    )
+
+
+def to_frames(table: pa.Table, *, with_images: bool = True) -> list[Frame]:
+    """The frames of rows read back; without images the column ``encoded`` need not be there."""
+    if not table.num_rows:
+        return []
+    (batch,) = table.combine_chunks().to_batches()
+    return from_columns(batch.column, batch.column("snippet").to_pylist(), with_images=with_images)
+
+
+def parquet_writer(sink: Any) -> pq.ParquetWriter:
+    """Nothing is compressed: JPEG does not shrink, the rest is small. Pages carry checksums; the images' smallest and
+    largest values, which Parquet would repeat in its footer, are left out."""
+    return pq.ParquetWriter(
+        sink,
+        ROWS,
+        compression="none",
+        use_dictionary=False,
+        write_statistics=["index"],
+        write_page_checksum=True,
+    )
+
+
+def open_parquet(url: str) -> pq.ParquetFile:
+    """A shard, for reading row groups. Pages are checked as they are read, so damage never passes as data.
+
+    Reads go through fsspec, whatever the scheme. Its read-ahead is off: pyarrow asks for what it needs, in few pieces.
+    """
+    fs, path = filesystem(url)
+    try:
+        return pq.ParquetFile(fs.open(path, "rb", cache_type="none"), pre_buffer=True, page_checksum_verification=True)
+    except FileNotFoundError as error:
+        raise UserError(f"shard '{url}' is missing; 'vodbench data verify' lists what else is") from error
+    except (pa.ArrowException, OSError) as error:
+        raise damaged(url, error) from error
+
+
+def damaged(url: str, error: Exception) -> UserError:
+    return UserError(f"shard '{url}' cannot be read ({error}); run 'vodbench data verify' and write the shards again")

@@ -1,0 +1,7 @@
+"""The methods that ship with vodbench. Adding one: a folder, and a line here."""
+
+METHODS: dict[str, str] = {
+    "faster-rcnn": "vodbench_methods.detection.faster_rcnn:SPEC",
+    "rdn-basic": "vodbench_methods.rdn.specs:BASIC",
+    "rdn": "vodbench_methods.rdn.specs:FULL",
+}

@@ -1,0 +1,1 @@
+"""Two-stage detection on one frame: what every proposal-based video method starts from."""

@@ -1,0 +1,104 @@
+"""Single-frame Faster R-CNN (Ren et al. 2015) on "DC5" features: the baseline of RDN and HVR-Net."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from vodbench.knobs import MethodConfig
+from vodbench.spec import Clip, Clock, Detections, Image, MethodSpec, Stage, Stream
+from vodbench_methods.detection.box_head import BoxHead
+from vodbench_methods.detection.clock import NullClock
+from vodbench_methods.detection.config import SMALL, TINY, DetectorConfig
+from vodbench_methods.detection.streaming import inference_config
+from vodbench_methods.detection.two_stage import TwoStageDetector
+
+
+class FasterRCNN(TwoStageDetector):
+    """Every frame by itself."""
+
+    config: DetectorConfig
+
+    def __init__(self, config: DetectorConfig, num_classes: int) -> None:
+        super().__init__(config, num_classes)
+        self.head = BoxHead(self.pooled_channels, config.fc_channels, config.fc_layers)
+
+    def begin_stage(self, stage: Stage) -> None:
+        """There is one stage, from the backbone's published weights; ``frozen_stages`` are fixed since construction."""
+        self.load_backbone()
+        self.train()
+
+    def losses(self, clips: Sequence[Clip]) -> dict[str, Tensor]:
+        """RPN and head losses of the clips' reference frames."""
+        frames = [clip.reference for clip in clips]
+        batch = self.preprocess([frame.image for frame in frames], [clip.flip for clip in clips])
+        targets = self.targets(frames, batch)
+        c4, c5 = self.features(batch)
+        output = self.rpn(c4)
+        samples = self.sample_rois(self.propose_for_training(output, batch.sizes), targets)
+        features = self.head(self.pool(c5, [s.boxes for s in samples]))
+        return {**self.rpn.losses(output, batch.sizes, targets), **self.head_losses(features, samples)}
+
+    def stream(self, config: MethodConfig | None = None, clock: Clock | None = None) -> Stream:
+        return FasterRCNNStream(self, inference_config(self.config, config), clock or NullClock())
+
+
+class FasterRCNNStream:
+    """Detections of a frame are final at once."""
+
+    def __init__(self, detector: FasterRCNN, config: DetectorConfig, clock: Clock) -> None:
+        self._detector = detector
+        self._config = config
+        self._clock = clock
+
+    @torch.inference_mode()
+    def push(self, image: Image) -> list[Detections]:
+        detector, stage = self._detector, self._clock.stage
+        with stage("preprocess"):
+            batch = detector.preprocess([image])
+        with stage("backbone"):
+            c4, c5 = detector.features(batch)
+        with stage("proposals"):
+            (proposals,) = detector.propose(c4, batch.sizes, self._config)
+        with stage("roi"):
+            pooled = detector.pool(c5, [proposals.boxes])
+        with stage("head"):
+            features = detector.head(pooled)
+        with stage("post"):
+            selected = detector.select(features, proposals.boxes, batch.sizes[0], self._config)
+            return [detector.to_original(selected, batch.resized[0])]
+
+    def close(self) -> list[Detections]:
+        return []
+
+
+def _build(config: MethodConfig, num_classes: int) -> FasterRCNN:
+    assert isinstance(config, DetectorConfig)
+    return FasterRCNN(config, num_classes)
+
+
+def _stages(config: MethodConfig) -> tuple[Stage, ...]:
+    assert isinstance(config, DetectorConfig)
+    return (
+        Stage(
+            name="detector",
+            method=SPEC.name,
+            config=config,
+            clips=config.single_frames(),
+            schedule=config.schedule(),
+        ),
+    )
+
+
+SPEC = MethodSpec(
+    name="faster-rcnn",
+    summary="Faster R-CNN on every frame by itself: the single-frame baseline",
+    paper="Ren et al., Faster R-CNN, NeurIPS 2015; as the baseline of Deng et al., RDN, ICCV 2019",
+    config=DetectorConfig,
+    presets={"paper": {}, "small": SMALL, "tiny": TINY},
+    build=_build,
+    stages=_stages,
+    latency_frames=lambda config: 0,
+)

@@ -1,0 +1,64 @@
+"""What the parts of the two-stage detector hand to one another. Boxes are xyxy pixels of the *resized* image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from vodbench.transforms import Resized
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Images ready for the backbone, padded with zeros at the right and the bottom to a common size."""
+
+    tensor: Tensor  # (N, 3, H, W) float32, normalised
+    sizes: tuple[tuple[int, int], ...]  # (height, width) of each image without the padding
+    resized: tuple[Resized, ...]
+    flips: tuple[bool, ...]  # mirrored before resizing
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The annotated objects of one image of a batch."""
+
+    boxes: Tensor  # (M, 4)
+    labels: Tensor  # (M,) int64, 1..C
+
+
+@dataclass(frozen=True, slots=True)
+class Proposals:
+    """Class-agnostic boxes of one image by descending objectness; there may be fewer than asked for, even none."""
+
+    boxes: Tensor  # (k, 4)
+    objectness: Tensor  # (k,) in [0, 1]
+
+    def top(self, k: int) -> Proposals:
+        return Proposals(self.boxes[:k], self.objectness[:k])
+
+
+@dataclass(frozen=True, slots=True)
+class RoiSamples:
+    """The RoIs of one image that the head is trained on. ``targets`` of a background RoI (label 0) mean nothing."""
+
+    boxes: Tensor  # (n, 4)
+    labels: Tensor  # (n,) int64, 0..C
+    targets: Tensor  # (n, 4) regression targets
+
+
+@dataclass(frozen=True, slots=True)
+class Selected:
+    """Detections of one image before they go back to original pixels, by descending score."""
+
+    boxes: Tensor  # (n, 4)
+    scores: Tensor  # (n,)
+    labels: Tensor  # (n,) int64, 1..C
+    proposal: Tensor  # (n,) int64: row of the RoI it came from
+
+
+def concatenated(proposals: Sequence[Proposals]) -> Proposals:
+    """Proposals of several frames as one pool, in the order given."""
+    return Proposals(torch.cat([p.boxes for p in proposals]), torch.cat([p.objectness for p in proposals]))

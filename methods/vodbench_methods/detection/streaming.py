@@ -1,0 +1,27 @@
+"""What the streams of all methods share."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from vodbench.errors import UserError
+from vodbench.knobs import MethodConfig
+
+Config = TypeVar("Config", bound=MethodConfig)
+
+
+def inference_config(own: Config, given: MethodConfig | None) -> Config:
+    """The configuration a stream runs with: ``given`` where it is one of ``own``'s kind with the same training knobs.
+
+    ``UserError`` naming the knobs that the weights were not trained with.
+    """
+    if given is None:
+        return own
+    if not isinstance(given, type(own)):
+        raise UserError(f"a {type(given).__name__} does not fit a method of {type(own).__name__}; give its own kind")
+    trained, asked = own.training_settings(), given.training_settings()
+    other = [name for name in trained if trained[name] != asked[name]]
+    if other:
+        changes = ", ".join(f"{name} = {asked[name]!r} (trained with {trained[name]!r})" for name in other)
+        raise UserError(f"a stream may differ in inference knobs only, but {changes}; train with these settings first")
+    return given

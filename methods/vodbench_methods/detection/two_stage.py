@@ -1,0 +1,180 @@
+"""The parts every two-stage method shares: image in, proposals and pooled RoI features, detections out.
+
+A method composes them (``faster_rcnn`` is the shortest example). Boxes between the parts are pixels of the resized
+image; only ``postprocess`` goes back to the original's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vodbench.errors import UserError
+from vodbench.spec import ClipFrame, Detections, Image
+from vodbench.transforms import Resized, flip_boxes, flip_image, resize_shorter
+from vodbench_methods.detection.backbones import build_backbone, load_torchvision_weights
+from vodbench_methods.detection.batch_norm import FoldedCopy
+from vodbench_methods.detection.box_head import BoxPredictor, head_losses, select_detections
+from vodbench_methods.detection.config import DetectorConfig
+from vodbench_methods.detection.records import Batch, Proposals, RoiSamples, Selected, Target
+from vodbench_methods.detection.roi_align import roi_align
+from vodbench_methods.detection.rpn import RegionProposalNetwork, RpnOutput
+from vodbench_methods.detection.sampling import sample_rois
+
+
+class TwoStageDetector(nn.Module):
+    """Backbone, RPN, RoI pooling and box predictor; a subclass adds what turns pooled RoIs into RoI features.
+
+    ``pooled_channels``: width of a pooled RoI, C * p * p. ``config.fc_channels``: what ``predictor`` takes.
+    """
+
+    config: Any  # a DetectorConfig; methods narrow it
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
+    def __init__(self, config: DetectorConfig, num_classes: int) -> None:
+        super().__init__()
+        self.config = config
+        self.num_classes = num_classes
+        self.backbone = build_backbone(config)
+        channels = self.backbone.c5_channels
+        self.reduction: nn.Conv2d | None = None
+        if config.conv5_reduction is not None:
+            self.reduction = nn.Conv2d(channels, config.conv5_reduction, 1)
+            nn.init.kaiming_uniform_(self.reduction.weight, a=1)
+            nn.init.zeros_(self.reduction.bias)  # type: ignore[arg-type]
+            channels = config.conv5_reduction
+        self.pooled_channels = channels * config.roi_size**2
+        self.rpn = RegionProposalNetwork(config, self.backbone.c4_channels)
+        self.predictor = BoxPredictor(config.fc_channels, num_classes)
+        self.register_buffer("pixel_mean", torch.tensor(config.pixel_mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(config.pixel_std).view(3, 1, 1), persistent=False)
+        self._folded = FoldedCopy()
+        self._has_weights = False
+
+    @property
+    def device(self) -> torch.device:
+        return self.pixel_mean.device
+
+    # ---- image to features
+
+    def preprocess(self, images: Sequence[Image], flips: Sequence[bool] | None = None) -> Batch:
+        """Mirror where asked, resize, normalise and pad a batch. Images (H, W, 3) uint8 RGB of any sizes."""
+        flips = tuple(flips) if flips is not None else (False,) * len(images)
+        resized = tuple(
+            resize_shorter(flip_image(image) if flip else image, self.config.short_side, self.config.max_side)
+            for image, flip in zip(images, flips, strict=True)
+        )
+        sizes = tuple((r.image.shape[0], r.image.shape[1]) for r in resized)
+        height, width = max(s[0] for s in sizes), max(s[1] for s in sizes)
+        if all(size == (height, width) for size in sizes):
+            return Batch(self._normalised(np.stack([r.image for r in resized])), sizes, resized, flips)
+        tensors = [
+            F.pad(self._normalised(r.image[None]), (0, width - w, 0, height - h))
+            for r, (h, w) in zip(resized, sizes, strict=True)
+        ]
+        return Batch(torch.cat(tensors), sizes, resized, flips)
+
+    def _normalised(self, images: Image) -> Tensor:
+        """(N, H, W, 3) uint8 -> (N, 3, H, W) float32. Contiguous: another layout rounds otherwise, in other kernels."""
+        tensor = torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2).contiguous()
+        if self.config.channel_order == "bgr":
+            tensor = tensor.flip(1)
+        return (tensor.float() - self.pixel_mean) / self.pixel_std
+
+    def targets(self, frames: Sequence[ClipFrame], batch: Batch) -> list[Target]:
+        """Annotations of the frames of a batch, in its pixels."""
+        return [self._target(*parts) for parts in zip(frames, batch.resized, batch.flips, strict=True)]
+
+    def _target(self, frame: ClipFrame, resized: Resized, flip: bool) -> Target:
+        boxes = flip_boxes(frame.truth.boxes, frame.image.shape[1]) if flip else frame.truth.boxes
+        scaled = torch.from_numpy(resized.to_resized(boxes).reshape(-1, 4)).to(self.device)
+        return Target(scaled, torch.from_numpy(frame.truth.labels.astype(np.int64)).to(self.device))
+
+    def features(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """conv4 for the RPN and conv5 (reduced where configured) for the RoIs. Batch norm is folded at inference."""
+        folding = not self.training and not torch.is_grad_enabled()
+        backbone = self._folded.of(self.backbone) if folding else self.backbone
+        c4, c5 = backbone(batch.tensor)
+        return c4, c5 if self.reduction is None else F.relu(self.reduction(c5))
+
+    # ---- features to proposals and pooled RoIs
+
+    def propose(
+        self, c4: Tensor, sizes: Sequence[tuple[int, int]], config: DetectorConfig | None = None
+    ) -> list[Proposals]:
+        """Proposals at inference: ``config.proposals`` of ``config.candidates`` (the detector's own by default)."""
+        config = config or self.config
+        return self.rpn.propose(self.rpn(c4), sizes, candidates=config.candidates, limit=config.proposals)
+
+    def propose_for_training(self, output: RpnOutput, sizes: Sequence[tuple[int, int]]) -> list[Proposals]:
+        """Proposals in training, from predictions that also go into ``rpn.losses``."""
+        return self.rpn.propose(
+            output, sizes, candidates=self.config.train_candidates, limit=self.config.train_proposals
+        )
+
+    def sample_rois(self, proposals: Sequence[Proposals], targets: Sequence[Target]) -> list[RoiSamples]:
+        return sample_rois(proposals, targets, self.config)
+
+    def pool(self, c5: Tensor, boxes: Sequence[Tensor]) -> Tensor:
+        """(sum n, pooled_channels): RoIAlign of each image's boxes, flattened channel by channel."""
+        bins = roi_align(
+            c5,
+            boxes,
+            self.config.roi_size,
+            self.config.feature_stride,
+            sampling=self.config.roi_sampling,
+            aligned=self.config.roi_aligned,
+        )
+        return bins.flatten(1)
+
+    # ---- RoI features to losses and detections
+
+    def head_losses(self, features: Tensor, samples: Sequence[RoiSamples]) -> dict[str, Tensor]:
+        """Losses of the predictor on (sum n, fc_channels) features of the samples."""
+        logits, deltas = self.predictor(features)
+        return head_losses(logits, deltas, samples)
+
+    def select(
+        self, features: Tensor, boxes: Tensor, size: tuple[int, int], config: DetectorConfig | None = None
+    ) -> Selected:
+        """Detections of one image from its proposals' (n, fc_channels) features, still in resized pixels."""
+        logits, deltas = self.predictor(features)
+        return select_detections(logits, deltas, boxes, size, config or self.config)
+
+    @staticmethod
+    def to_original(selected: Selected, resized: Resized) -> Detections:
+        """The same detections in pixels of the original image, as NumPy arrays."""
+        boxes = resized.to_original(selected.boxes.float().cpu().numpy())
+        return Detections(boxes, selected.scores.float().cpu().numpy(), selected.labels.cpu().numpy())
+
+    # ---- weights
+
+    def load_backbone(self) -> None:
+        """Give a backbone that holds random numbers the torchvision weights of ``config.weights``, if any.
+
+        A network whose weights came from a checkpoint or an earlier stage keeps them.
+        """
+        if self.config.weights is not None and not self._has_weights:
+            load_torchvision_weights(self.backbone, self.config.weights)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        result = super().load_state_dict(state_dict, strict, assign)
+        self._has_weights = True
+        return result
+
+    def load_initial(self, weights: Mapping[str, Tensor]) -> None:
+        """Take every weight whose name and shape agree; ``UserError`` when none does."""
+        own = self.state_dict()
+        fitting = {name: w for name, w in weights.items() if name in own and own[name].shape == w.shape}
+        if not fitting:
+            raise UserError(
+                f"none of the {len(weights)} given weights fits this {type(self).__name__} (by name and shape); "
+                "start from a checkpoint of the same backbone and detector settings"
+            )
+        self.load_state_dict(fitting, strict=False)

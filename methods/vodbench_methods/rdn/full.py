@@ -1,0 +1,97 @@
+"""RDN's advanced stage: relations distilled from relations (Deng et al. 2019, Sec. 3.4).
+
+The best r% of the supportive proposals S, called S_a, attend to all of S and are transformed; then the reference
+proposals that leave the basic stage attend to them (Eq. 6-7; the ReLU(fc) is in the published code only)::
+
+    S_a' = ReLU(fc(S_a + attention(S_a, S)));    R' = R + attention(R, S_a')
+
+``top_r`` chooses whether r% of every frame are refined, as the published code does (the choice is then fixed when a
+frame enters, and most of the work can be kept: see ``memory``), or r% of the whole pool, as the paper says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from vodbench_methods.detection.box_head import fully_connected
+from vodbench_methods.rdn.basic import RDNBasic
+from vodbench_methods.rdn.config import RDNBasicConfig, RDNConfig
+from vodbench_methods.rdn.memory import Memory, PartialSums, PlainMemory, RefiningMemory
+from vodbench_methods.rdn.records import Pool, Support, spread
+from vodbench_methods.relation import KeyValues, ObjectRelation
+
+_MAX_PARTIAL_SUMS_BYTES = 2**30  # above that, refining anew each step is the lesser evil
+
+
+class RDN(RDNBasic):
+    """The basic stage, then attention to the refined best of the pool."""
+
+    config: RDNConfig
+
+    def __init__(self, config: RDNConfig, num_classes: int) -> None:
+        super().__init__(config, num_classes)
+        self.refine = self._new_relation()  # S_a attends to S
+        self.refine_fc = fully_connected(config.fc_channels, config.fc_channels)
+        self.distil = self._new_relation()  # R attends to S_a'
+
+    @property
+    def unrefined_readers(self) -> list[ObjectRelation]:
+        return [*super().unrefined_readers, self.refine]
+
+    def gather(self, supports: Sequence[Support], copies: Sequence[int] | None, config: RDNBasicConfig) -> Pool:
+        config = cast(RDNConfig, config)
+        pool = self.gather_unrefined(supports, copies)
+        features, boxes, refined_copies = best(supports, copies, config)
+        attention = self.refine.attend(features, boxes, pool.kvs[-1], pool.copies)
+        return Pool(pool.kvs, pool.copies, self._refined(features, attention, boxes), refined_copies)
+
+    def _refined(self, features: Tensor, attention: Tensor, boxes: Tensor) -> KeyValues:
+        """Keys and values of S_a' from S_a and what it attended to."""
+        return self.distil.project_keys(self._activated(self.refine_fc(self._added(features, attention))), boxes)
+
+    def relate(self, features: Tensor, boxes: Tensor, pool: Pool) -> Tensor:
+        features = super().relate(features, boxes, pool)
+        assert pool.refined is not None, "the pool was gathered without the advanced stage"
+        return self._added(features, self.distil.attend(features, boxes, pool.refined, pool.refined_copies))
+
+    def memory(self, config: RDNBasicConfig) -> Memory:
+        config = cast(RDNConfig, config)
+        frames, most = 2 * config.T + 1, count_best(config.K, config.r)
+        needed = PartialSums.bytes_needed(frames, most, config.fc_channels)
+        if config.top_r == "pool" or needed > _MAX_PARTIAL_SUMS_BYTES:
+            return PlainMemory(lambda supports, copies: self.gather(supports, copies, config))
+        sums = PartialSums(self.refine, frames, config.K, most)
+        return RefiningMemory(sums, self.gather_unrefined, lambda n: count_best(n, config.r), self._refined)
+
+    def _square_layers(self) -> dict[str, nn.Linear]:
+        return {**super()._square_layers(), "refine_fc": self.refine_fc}
+
+
+def count_best(count: int, r: float) -> int:
+    """How many of ``count`` proposals r% are: rounded down, but one at least where there is any."""
+    return min(count, max(1, int(count * r / 100.0 + 1e-6)))
+
+
+def best(
+    supports: Sequence[Support], copies: Sequence[int] | None, config: RDNConfig
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Features, boxes and copies of the proposals to refine: the best r% of every frame or of the pool."""
+    if config.top_r == "frame":
+        counts = [count_best(len(s), config.r) for s in supports]
+        features = torch.cat([s.features[:n] for s, n in zip(supports, counts, strict=True)])
+        boxes = torch.cat([s.boxes[:n] for s, n in zip(supports, counts, strict=True)])
+        return features, boxes, spread(copies, counts, features.device)
+    objectness = torch.cat([s.objectness for s in supports])
+    every = spread(copies, [len(s) for s in supports], objectness.device)
+    every = torch.ones_like(objectness) if every is None else every
+    order = objectness.argsort(descending=True, stable=True)
+    before = every[order].cumsum(0) - every[order]  # proposals in the pool, copies counted, that rank higher
+    left = (count_best(int(every.sum()), config.r) - before).clamp(min=0)
+    chosen = order[left > 0]
+    taken = torch.minimum(every[order], left)[left > 0]
+    features, boxes = torch.cat([s.features for s in supports]), torch.cat([s.boxes for s in supports])
+    return features[chosen], boxes[chosen], taken

@@ -1,0 +1,66 @@
+"""What the parts of RDN hand to one another. Boxes are xyxy pixels of the resized image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vodbench.transforms import Resized
+from vodbench_methods.relation import KeyValues
+
+
+@dataclass(frozen=True, slots=True)
+class FrameFeatures:
+    """All that a frame gives to detection in it and around it, whatever T, K and r are; n proposals, best first.
+
+    This is the part worth keeping between trials: it depends on weights, preprocessing and proposal settings alone.
+    """
+
+    boxes: Tensor  # (n, 4)
+    objectness: Tensor  # (n,)
+    features: Tensor  # (n, D) after the first fully connected layer
+    size: tuple[int, int]  # (height, width) of the resized image
+    resized: Resized  # the way back to original pixels, without the image
+
+    def top(self, k: int) -> FrameFeatures:
+        """The k best proposals (all where there are fewer)."""
+        return replace(self, boxes=self.boxes[:k], objectness=self.objectness[:k], features=self.features[:k])
+
+
+def without_image(resized: Resized) -> Resized:
+    return replace(resized, image=np.empty((0, 0, 3), np.uint8))
+
+
+@dataclass(frozen=True, slots=True)
+class Support:
+    """What a frame lends to others: its k best proposals with their keys and values, made once."""
+
+    boxes: Tensor  # (k, 4)
+    objectness: Tensor  # (k,)
+    features: Tensor  # (k, D)
+    kvs: tuple[KeyValues, ...]  # one for each module that attends to unrefined proposals
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """The supportive proposals of a window: P of them, and where there is an advanced stage the refined ones."""
+
+    kvs: tuple[KeyValues, ...]  # of P proposals, one for each module that attends to unrefined proposals
+    copies: Tensor | None  # (P,) how often each counts; None: once
+    refined: KeyValues | None = None
+    refined_copies: Tensor | None = None
+
+
+def spread(copies: Sequence[int] | None, lengths: Sequence[int], device: torch.device) -> Tensor | None:
+    """(sum of lengths,) the copies of every proposal from the copies of its frame; None when all count once."""
+    if copies is None or all(c == 1 for c in copies):
+        return None
+    counts = torch.tensor(copies, dtype=torch.float32, device=device)
+    return counts.repeat_interleave(torch.tensor(lengths, device=device))

@@ -1,0 +1,86 @@
+"""The METHODS rows of RDN: training stages, presets, latency."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from vodbench.knobs import MethodConfig
+from vodbench.spec import MethodSpec, Stage
+from vodbench_methods.detection import faster_rcnn
+from vodbench_methods.detection.config import DetectorConfig
+from vodbench_methods.rdn.basic import RDNBasic
+from vodbench_methods.rdn.config import BASIC_SMALL, BASIC_TINY, SMALL, TINY, RDNBasicConfig, RDNConfig
+from vodbench_methods.rdn.full import RDN
+
+Config = TypeVar("Config", bound=MethodConfig)
+_PAPER = "Deng et al., Relation Distillation Networks for Video Object Detection, ICCV 2019"
+
+
+def narrowed(config: MethodConfig, kind: type[Config]) -> Config:
+    """The part of ``config`` that a method of ``kind`` knows, so that equal stages of both share a checkpoint."""
+    return kind(**{name: getattr(config, name) for name in kind.knobs()})
+
+
+def basic_stages(config: MethodConfig) -> tuple[Stage, ...]:
+    """The single-frame detector where the configuration starts from it, then the basic stage."""
+    assert isinstance(config, RDNBasicConfig)
+    detector = faster_rcnn.SPEC.stages(narrowed(config, DetectorConfig)) if config.warm_start == "detector" else ()
+    basic = Stage(
+        name="basic",
+        method=BASIC.name,
+        config=narrowed(config, RDNBasicConfig),
+        clips=config.clips(),
+        schedule=config.basic_schedule(),
+    )
+    return (*detector, basic)
+
+
+def stages(config: MethodConfig) -> tuple[Stage, ...]:
+    """The stages of ``rdn-basic``, then the advanced stage, which trains everything that is not frozen."""
+    assert isinstance(config, RDNConfig)
+    advanced = Stage(
+        name="advanced",
+        method=FULL.name,
+        config=config,
+        clips=config.clips(),
+        schedule=config.advanced_schedule(),
+    )
+    return (*basic_stages(config), advanced)
+
+
+def _build_basic(config: MethodConfig, num_classes: int) -> RDNBasic:
+    assert isinstance(config, RDNBasicConfig)
+    return RDNBasic(config, num_classes)
+
+
+def _build(config: MethodConfig, num_classes: int) -> RDN:
+    assert isinstance(config, RDNConfig)
+    return RDN(config, num_classes)
+
+
+def _latency(config: MethodConfig) -> int:
+    assert isinstance(config, RDNBasicConfig)
+    return config.T
+
+
+BASIC = MethodSpec(
+    name="rdn-basic",
+    summary="RDN's basic stage: proposals attend to those of 2T neighbouring frames",
+    paper=_PAPER,
+    config=RDNBasicConfig,
+    presets={"paper": {}, "small": BASIC_SMALL, "tiny": BASIC_TINY},
+    build=_build_basic,
+    stages=basic_stages,
+    latency_frames=_latency,
+)
+
+FULL = MethodSpec(
+    name="rdn",
+    summary="RDN: the basic stage, then attention to the refined best of the pool",
+    paper=_PAPER,
+    config=RDNConfig,
+    presets={"paper": {}, "small": SMALL, "tiny": TINY},
+    build=_build,
+    stages=stages,
+    latency_frames=_latency,
+)

@@ -1,0 +1,79 @@
+"""A video going through RDN: a sliding window of 2T + 1 frames, each encoded once."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from vodbench.spec import Clock, Detections, Image
+from vodbench_methods.rdn.config import RDNBasicConfig
+from vodbench_methods.rdn.records import FrameFeatures
+
+if TYPE_CHECKING:
+    from vodbench_methods.rdn.basic import RDNBasic
+
+
+def window(reference: int, num_frames: int, config: RDNBasicConfig) -> tuple[range, list[int]]:
+    """The frames that ``reference`` attends to in a video of ``num_frames``, and how often each counts.
+
+    ``truncate``: those of reference - T .. reference + T that exist, once. ``replicate``: the first and the last frame
+    stand in for those before and after the video.
+    """
+    start, stop = max(0, reference - config.T), min(num_frames, reference + config.T + 1)
+    copies = [1] * (stop - start)
+    if config.video_ends == "replicate":
+        copies[0] += max(0, config.T - reference)
+        copies[-1] += max(0, reference + config.T - (num_frames - 1))
+    return range(start, stop), copies
+
+
+class RDNStream:
+    """Detections lag T frames behind: frame t is final when frame t + T was seen, or when the video ends."""
+
+    def __init__(self, method: RDNBasic, config: RDNBasicConfig, clock: Clock) -> None:
+        self._method, self._config, self._clock = method, config, clock
+        self._memory = method.memory(config)
+        self._owed: deque[FrameFeatures] = deque()  # frames without detections so far, oldest first
+        self._num_frames = 0
+
+    @torch.inference_mode()
+    def push(self, image: Image) -> list[Detections]:
+        return self.push_features(self._method.encode(image, self._config, self._clock))
+
+    @torch.inference_mode()
+    def push_features(self, frame: FrameFeatures) -> list[Detections]:
+        """As ``push`` for a frame that ``encode`` has seen already (possibly in an earlier stream)."""
+        with self._clock.stage("relation"):
+            self._memory.push(self._method.support(frame.top(self._config.K)))
+        self._owed.append(frame.top(self._config.proposals))
+        self._num_frames += 1
+        return [self._detect_oldest()] if len(self._owed) > self._config.T else []
+
+    @torch.inference_mode()
+    def close(self) -> list[Detections]:
+        return [self._detect_oldest() for _ in range(len(self._owed))]
+
+    def _detect_oldest(self) -> Detections:
+        reference = self._num_frames - len(self._owed)
+        frames, copies = window(reference, self._num_frames, self._config)
+        frame = self._owed.popleft()
+        with self._clock.stage("relation"):
+            features = self._method.relate(frame.features, frame.boxes, self._memory.pool(copies))
+            if reference == frames.start + self._config.T:
+                self._memory.pop()
+        with self._clock.stage("post"):
+            return self._method.detections(frame, features, self._config)
+
+
+def detect_window(
+    method: RDNBasic, frames: Sequence[FrameFeatures], reference: int, config: RDNBasicConfig
+) -> Detections:
+    """Detections of one frame of a whole video, from scratch: what a stream must return for it."""
+    indices, copies = window(reference, len(frames), config)
+    supports = [method.support(frames[i].top(config.K)) for i in indices]
+    frame = frames[reference].top(config.proposals)
+    features = method.relate(frame.features, frame.boxes, method.gather(supports, copies, config))
+    return method.detections(frame, features, config)

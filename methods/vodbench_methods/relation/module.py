@@ -1,0 +1,158 @@
+"""The object relation module: attention between proposals, weighted by where they are (Hu et al. 2018, Eq. 1-6).
+
+    f_i = concat_h  sum_j A^h_ij (W_v^h x_j),      A^h_ij = G^h_ij exp(q_i.k_j / sqrt(d)) / sum_j' (...)
+
+The public implementations weigh the raw key features and project the sum; projecting first is the same number
+(``(A X) W = A (X W)``, and the rows of A sum to one, so the bias passes) at a sixteenth of the work. Keys and values
+depend on the key proposal alone: ``project_keys`` makes them once, ``attend`` uses them as often as needed.
+
+A is computed as ``G * softmax(q.k / sqrt(d))``, normalised again: no logarithm per pair. Since G >= 1e-6 the second
+sum cannot vanish; a key is lost only where its logit lies more than 87 below the largest.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from vodbench_methods.relation.geometry import EMBEDDING_DIM, Floor, GeometricWeights, rows_per_chunk
+
+_ABSENT = -1e4  # the logit of padding: finite, so that a run of nothing but padding stays free of NaN
+
+
+@dataclass(frozen=True, slots=True)
+class KeyValues:
+    """What K key proposals offer one module: ``boxes`` (K, 4), ``keys`` and ``values`` (H, K, D / H)."""
+
+    boxes: Tensor
+    keys: Tensor
+    values: Tensor
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    @staticmethod
+    def concatenate(parts: Sequence[KeyValues]) -> KeyValues:
+        return KeyValues(
+            torch.cat([p.boxes for p in parts]),
+            torch.cat([p.keys for p in parts], dim=1),
+            torch.cat([p.values for p in parts], dim=1),
+        )
+
+
+class ObjectRelation(nn.Module):
+    """One relation module over D-dimensional proposal features with H heads of D / H."""
+
+    def __init__(self, dim: int, num_heads: int, floor: Floor = "max") -> None:
+        super().__init__()
+        assert dim % num_heads == 0, f"{num_heads} heads do not divide {dim} features"
+        self.num_heads, self.floor = num_heads, floor
+        self.geometry = nn.Linear(EMBEDDING_DIM, num_heads)
+        self.query = nn.Linear(dim, dim)
+        self.key = nn.Linear(dim, dim)
+        self.value = nn.Linear(dim, dim)
+        for layer in (self.geometry, self.value):
+            nn.init.normal_(layer.weight, std=0.01)
+        for layer in (self.query, self.key):
+            nn.init.kaiming_uniform_(layer.weight, a=1)
+        for layer in (self.geometry, self.query, self.key, self.value):
+            nn.init.zeros_(layer.bias)
+
+    def project_keys(self, features: Tensor, boxes: Tensor) -> KeyValues:
+        """Keys and values of proposals with ``features`` (K, D) and ``boxes`` (K, 4) xyxy."""
+        return KeyValues(boxes, self._heads(self.key(features)), self._heads(self.value(features)))
+
+    def attend(self, features: Tensor, boxes: Tensor, kv: KeyValues, copies: Tensor | None = None) -> Tensor:
+        """What queries ``features`` (Q, D), ``boxes`` (Q, 4) gather from the keys: (Q, D), zero when there are none.
+
+        ``copies`` (K,) counts how often each key is in the pool (one when None). The caller adds the result.
+        """
+        geometry = SharedGeometry([self], kv.boxes)
+        size = geometry.rows_per_chunk
+        rows = [
+            self.attend_weighted(f, geometry(b)[0], kv, copies)
+            for f, b in zip(torch.split(features, size), torch.split(boxes, size), strict=True)
+        ]
+        return torch.cat(rows)
+
+    def attend_weighted(
+        self, features: Tensor, geometry: Tensor, kv: KeyValues, copies: Tensor | None = None
+    ) -> Tensor:
+        """``attend`` with the geometric weights (H, Q, K) at hand (see ``SharedGeometry``)."""
+        if len(kv) == 0 or len(features) == 0:
+            return features * 0.0  # attention over nothing adds nothing, and keeps the graph
+        shares = self._logits(features, kv).softmax(dim=-1) * _weighed(geometry, copies)
+        total = shares.sum(dim=-1, keepdim=True)
+        return _join(torch.bmm(shares.to(kv.values.dtype), kv.values) / total)
+
+    def weights(self, features: Tensor, boxes: Tensor, kv: KeyValues, copies: Tensor | None = None) -> Tensor:
+        """(H, Q, K): the attention itself; each row sums to one."""
+        (geometry,) = SharedGeometry([self], kv.boxes)(boxes)
+        shares = self._logits(features, kv).softmax(dim=-1) * _weighed(geometry, copies)
+        return shares / shares.sum(dim=-1, keepdim=True)
+
+    def partial_sums(
+        self, features: Tensor, boxes: Tensor, kv: KeyValues, groups: int, present: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Attend to ``groups`` equal runs of the keys apart from each other, so that they can be joined later.
+
+        ``present`` (K,) is 1 for a key and 0 for padding. Returns outputs (Q, groups, H, D / H) and the logarithm of
+        each softmax sum (Q, groups, H), -inf for an empty run: attention over any of the runs together is the mean of
+        their outputs weighted by the softmax of the logarithms.
+        """
+        geometry = SharedGeometry([self], kv.boxes)
+        size = geometry.rows_per_chunk
+        parts = [
+            self._partial_sums(f, geometry(b)[0] * present, kv, groups, present)
+            for f, b in zip(torch.split(features, size), torch.split(boxes, size), strict=True)
+        ]
+        return torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
+
+    def _partial_sums(
+        self, features: Tensor, geometry: Tensor, kv: KeyValues, groups: int, present: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        shape = (self.num_heads, len(features), groups, len(kv) // groups)
+        logits = self._logits(features, kv).float().masked_fill(present == 0, _ABSENT).view(shape)
+        shares = logits.softmax(dim=-1) * geometry.view(shape)
+        total = shares.sum(dim=-1)
+        shares = shares / total[..., None].clamp(min=torch.finfo(total.dtype).tiny)
+        values = kv.values.view(self.num_heads, groups, shape[3], -1)
+        outputs = torch.einsum("hqgk,hgkd->qghd", shares.to(values.dtype), values)
+        return outputs, (logits.logsumexp(dim=-1) + total.log()).permute(1, 2, 0)
+
+    def _logits(self, features: Tensor, kv: KeyValues) -> Tensor:
+        query = self._heads(self.query(features) / math.sqrt(features.shape[1] / self.num_heads))
+        return torch.bmm(query, kv.keys.transpose(1, 2))
+
+    def _heads(self, projected: Tensor) -> Tensor:
+        """(N, D) -> (H, N, D / H)."""
+        count, dim = projected.shape
+        return projected.view(count, self.num_heads, dim // self.num_heads).transpose(0, 1)
+
+
+class SharedGeometry:
+    """Geometric weights of several modules that see the same boxes, from one embedding of the pairs."""
+
+    def __init__(self, modules: Sequence[ObjectRelation], keys: Tensor) -> None:
+        weight = torch.cat([m.geometry.weight for m in modules])
+        bias = torch.cat([m.geometry.bias for m in modules])
+        self._heads = [m.num_heads for m in modules]
+        self._weights = GeometricWeights(keys, weight, bias, modules[0].floor)
+        self.rows_per_chunk = rows_per_chunk(len(keys), sum(self._heads), keys.device)
+
+    def __call__(self, queries: Tensor) -> tuple[Tensor, ...]:
+        """(H, Q, K) for each module; ``queries`` (Q, 4) are best given ``rows_per_chunk`` at a time."""
+        return torch.split(self._weights(queries), self._heads)
+
+
+def _weighed(geometry: Tensor, copies: Tensor | None) -> Tensor:
+    return geometry if copies is None else geometry * copies
+
+
+def _join(heads: Tensor) -> Tensor:
+    """(H, N, D / H) -> (N, D)."""
+    return heads.transpose(0, 1).flatten(1)

@@ -1,0 +1,1 @@
+"""Speed, measured: each module holds one `vodbench bench` command."""

@@ -1,0 +1,79 @@
+"""The command line. Each command lives in a module of its own, imported only when it is asked for."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any
+
+import typer
+from rich.markup import escape
+from typer.core import TyperGroup
+
+from vodbench.cli.shared import console
+from vodbench.errors import UserError, unknown
+
+# name -> module; the module holds either `app` (a group) or `command` with its `EPILOG`.
+COMMANDS: Mapping[str, str] = {
+    "demo": "vodbench.cli.demo",
+    "methods": "vodbench.cli.methods",
+    "datasets": "vodbench.cli.datasets",
+    "studies": "vodbench.cli.studies",
+    "data": "vodbench.cli.data",
+    "import": "vodbench.cli.import_weights",
+    "train": "vodbench.cli.train",
+    "evaluate": "vodbench.cli.evaluate",
+    "sweep": "vodbench.cli.sweep",
+    "sync": "vodbench.cli.sync",
+    "front": "vodbench.cli.front",
+    "report": "vodbench.cli.report",
+    "predict": "vodbench.cli.predict",
+    "bench": "vodbench.cli.bench",
+}
+
+
+class LazyCommands(TyperGroup):
+    """Commands by name from ``COMMANDS``, so that ``vodbench methods`` does not wait for Ray to be imported."""
+
+    # The context's type is private to typer (it carries its own click), hence Any.
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in COMMANDS:
+            raise unknown("command", cmd_name, COMMANDS)
+        module = import_module(COMMANDS[cmd_name])
+        if hasattr(module, "app"):
+            group = typer.main.get_command(module.app)
+        else:
+            single = typer.Typer(add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False)
+            single.command(epilog=module.EPILOG)(module.command)
+            group = typer.main.get_command(single)
+        group.name = cmd_name
+        return group
+
+
+app = typer.Typer(
+    name="vodbench",
+    cls=LazyCommands,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    epilog="Example:\n\n`vodbench demo`",
+)
+
+
+@app.callback()
+def root() -> None:
+    """Benchmark and tune video object detectors under one protocol, on one speed-accuracy front."""
+
+
+def main() -> None:
+    """Entry point: a ``UserError`` becomes one line and exit status 2."""
+    try:
+        app()
+    except UserError as error:
+        console.print(f"[red]error:[/] {escape(' '.join(str(error).split()))}")
+        sys.exit(2)

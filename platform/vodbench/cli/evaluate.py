@@ -1,0 +1,251 @@
+"""``vodbench evaluate``: how good stored detections are, how certain that is, and where it comes from."""
+
+from __future__ import annotations
+
+import dataclasses
+import posixpath
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from vodbench.cli import shared
+from vodbench.errors import UserError
+
+if TYPE_CHECKING:
+    from vodbench.data_source import DataSource
+    from vodbench.detections import DetectionSet
+    from vodbench.evaluation import Difference, TruthSet
+    from vodbench.records import Accuracy
+    from vodbench.spec import Bools
+
+EPILOG = shared.example(
+    "vodbench evaluate runs/study/trials/0f3a/detections.parquet --data data/generated --split val",
+    "vodbench evaluate --run runs/rdn --data data/generated --split val --set T=3 --out detections.parquet",
+    "vodbench evaluate rdn.parquet --compare single.parquet --data data/generated",
+    "vodbench evaluate --coco-gt annotations.json --coco-dt results.json --protocol ilsvrc --json --bootstrap 1000",
+)
+
+DEFAULT_RESAMPLES = 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How to score, whatever is scored."""
+
+    protocol: str
+    bootstrap: int
+    seed: int
+    json: bool
+
+
+def command(
+    detections: Annotated[str | None, typer.Argument(help="Stored detections (Parquet) of --data.")] = None,
+    run: Annotated[str | None, typer.Option(help="Instead: detect first, with this run's weights and knobs.")] = None,
+    data: Annotated[str | None, typer.Option(help="Data root or URL, with the ground truth.")] = None,
+    split: Annotated[str, typer.Option(help="Split of --data.")] = "val",
+    compare: Annotated[str | None, typer.Option(help="Other detections of the same frames: the difference.")] = None,
+    out: Annotated[str | None, typer.Option(help="Where --run keeps its detections.")] = None,
+    workers: Annotated[int, typer.Option(help="Processes that detect (--run).")] = 1,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="Change an inference knob of --run.")] = None,
+    device: Annotated[str, typer.Option(help="Where --run computes: auto, cpu, cuda, ...")] = "auto",
+    coco_gt: Annotated[str | None, typer.Option(help="Instead of --data: COCO(-VID) annotations.")] = None,
+    coco_dt: Annotated[str | None, typer.Option(help="Instead of detections: a COCO result list.")] = None,
+    protocol: Annotated[str, typer.Option(help="ilsvrc, voc or coco.")] = "ilsvrc",
+    bootstrap: Annotated[
+        int | None,
+        typer.Option(min=0, help="Resamples of snippets for the 95% interval. [default: 1000; with --coco-gt 0]"),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the resamples.")] = 0,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
+) -> None:
+    """Score detections: mAP with its interval, per class, per motion, per deterioration."""
+    from vodbench.evaluation.protocols import protocol as protocol_named
+
+    protocol_named(protocol)
+    coco = coco_gt is not None or coco_dt is not None
+    resamples = bootstrap if bootstrap is not None else 0 if coco else DEFAULT_RESAMPLES
+    settings = Settings(protocol=protocol, bootstrap=resamples, seed=seed, json=json)
+    if coco:
+        if coco_gt is None or coco_dt is None or detections or run or data or compare:
+            raise UserError("--coco-gt and --coco-dt go together, and without DETECTIONS, --run, --data and --compare")
+        return _coco(coco_gt, coco_dt, settings)
+    if data is None or (detections is None) == (run is None):
+        raise UserError(
+            "give DETECTIONS and --data ROOT, or --run RUN and --data ROOT, or --coco-gt GT.json and --coco-dt DT.json"
+        )
+    if run is None and (out or set_):
+        raise UserError("--out and --set belong to --run; stored detections are scored as they are")
+    return _native(detections, compare, _Detect(run, data, split, out, workers, set_ or [], device), settings)
+
+
+# ---- COCO files ---------------------------------------------------------------------------------------------
+
+
+def _coco(truth_url: str, results_url: str, settings: Settings) -> None:
+    from vodbench.evaluation import evaluate
+    from vodbench.evaluation.coco import read_coco_results, read_coco_truth
+
+    shared.announce(f"evaluate {results_url} ({settings.protocol})", seed=settings.seed)
+    coco = read_coco_truth(truth_url)
+    found = read_coco_results(results_url, coco)
+    # By id in the output: category names need not be unique.
+    named = dataclasses.replace(
+        coco.truth, classes=tuple(dataclasses.replace(c, name=c.id) for c in coco.truth.classes)
+    )
+    accuracy = evaluate(named, found, settings.protocol, settings.bootstrap, settings.seed)
+    if settings.json:
+        return shared.print_json(figures(accuracy, settings))
+    titles = {c.id: f"{c.name} ({c.id})" for c in coco.truth.classes}
+    per_class = {titles[name]: value for name, value in accuracy.per_class.items()}
+    return _print(dataclasses.replace(accuracy, per_class=per_class), settings)
+
+
+def figures(accuracy: Accuracy, settings: Settings) -> dict[str, Any]:
+    """The JSON object. ``map`` of "coco" is the mean over IoU 0.5:0.95, as pycocotools' first line."""
+    values: dict[str, Any] = {
+        "protocol": accuracy.protocol,
+        "map": accuracy.map,
+        "per_class": accuracy.per_class,
+        "num_snippets": accuracy.num_snippets,
+        "num_frames": accuracy.num_frames,
+    }
+    if accuracy.map50 is not None:
+        values |= {"map50": accuracy.map50, "map5095": accuracy.map}
+    if accuracy.motion:
+        values["motion"] = accuracy.motion
+    if accuracy.deteriorations:
+        values["deteriorations"] = accuracy.deteriorations
+    if settings.bootstrap:
+        values |= {"low": accuracy.low, "high": accuracy.high, "interval": [accuracy.low, accuracy.high]}
+        values |= {"bootstrap": settings.bootstrap, "seed": settings.seed}
+    return values
+
+
+# ---- detections of a data set -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Detect:
+    """What ``--run`` needs to detect, and the data either way."""
+
+    run: str | None
+    data: str
+    split: str
+    out: str | None
+    workers: int
+    settings: Sequence[str]
+    device: str
+
+
+def _native(stored: str | None, other: str | None, asked: _Detect, settings: Settings) -> None:
+    from vodbench.data_source import DataSource
+    from vodbench.detections import read_detections
+    from vodbench.evaluation import compare, evaluate, truth_set
+
+    found = read_detections(stored) if stored else None
+    rival = read_detections(other) if other else None
+    source = DataSource(root=asked.data)
+    dataset = source.open()
+    what = f"evaluate {stored or asked.run} on {asked.split} ({settings.protocol})"
+    if found is not None:
+        shared.announce(what, config=found.provenance, seed=settings.seed, data=dataset.fingerprint)
+    else:
+        found = _detected(what, asked, source, dataset.fingerprint, settings)
+    with shared.console.status("reading the ground truth"):
+        truth = truth_set(dataset, asked.split)
+    with shared.console.status("scoring"):
+        accuracy = evaluate(truth, found, settings.protocol, settings.bootstrap, settings.seed)
+        differences = _differences(compare, truth, found, rival, settings) if rival else {}
+    if settings.json:
+        extra = {"difference": {k: dataclasses.asdict(d) for k, d in differences.items()}} if rival else {}
+        return shared.print_json(figures(accuracy, settings) | extra)
+    _print(accuracy, settings)
+    return _print_differences(differences, str(other)) if rival else None
+
+
+def _detected(what: str, asked: _Detect, source: DataSource, data_fingerprint: str, settings: Settings) -> DetectionSet:
+    """Detect the split with ``--run``; kept at ``--out``, or in a folder that goes away."""
+    import tempfile
+
+    from vodbench.checkpoints import resolve_run
+    from vodbench.device import describe_device, pick_device
+    from vodbench.streaming import detect_split
+
+    checkpoint, config = resolve_run(str(asked.run))
+    config = config.replace(**shared.parse_settings(asked.settings))
+    place = describe_device(pick_device(asked.device))
+    shared.announce(what, config=config.to_mapping(), seed=settings.seed, device=place, data=data_fingerprint)
+    with tempfile.TemporaryDirectory() as folder, shared.progress() as bar:
+        task = bar.add_task("frames", total=None)
+        return detect_split(
+            weights_url(str(asked.run), checkpoint.fingerprint),
+            config,
+            source,
+            asked.split,
+            asked.out or posixpath.join(folder, "detections.parquet"),
+            workers=asked.workers,
+            device=asked.device,
+            on_progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+
+
+def weights_url(run: str, fingerprint: str) -> str:
+    """The checkpoint file that ``resolve_run(run)`` took: the training's own, the trial's study's, or ``run``."""
+    from vodbench.checkpoints import checkpoint_url
+    from vodbench.storage import exists
+
+    run = run.rstrip("/") or run
+    study = posixpath.dirname(posixpath.dirname(run))
+    stores = [checkpoint_url(folder, fingerprint) for folder in (run, study)]
+    return next((url for url in stores if exists(url)), run)
+
+
+def _differences(
+    compare: Any, truth: TruthSet, found: DetectionSet, rival: DetectionSet, settings: Settings
+) -> dict[str, Difference]:
+    """On all frames, and on the deteriorated and the other ones where that is known."""
+    arguments = {"protocol": settings.protocol, "bootstrap": settings.bootstrap, "seed": settings.seed}
+    chosen: dict[str, Bools | None] = {"all": None}
+    if truth.deteriorations:
+        chosen |= {name: truth.frames_with(name) for name in ("any", "none")}
+    objects = truth.frame_of_box[~truth.crowd]
+    return {
+        name: compare(truth, found, rival, frames=frames, **arguments)
+        for name, frames in chosen.items()
+        if frames is None or frames[objects].any()
+    }
+
+
+# ---- tables -------------------------------------------------------------------------------------------------
+
+
+def _print(accuracy: Accuracy, settings: Settings) -> None:
+    output = Console(highlight=False)
+    interval = f"   95% interval {accuracy.low:.3f} to {accuracy.high:.3f}" if settings.bootstrap else ""
+    at_half = "" if accuracy.map50 is None else f"   (IoU 0.5:0.95; AP50 {accuracy.map50:.3f})"
+    output.print(f"[bold]mAP {accuracy.map:.3f}[/]{interval}{at_half}")
+    output.print(f"{accuracy.protocol}, {accuracy.num_snippets} snippets, {accuracy.num_frames} frames")
+    for title, values in (
+        ("class", accuracy.per_class),
+        ("motion", accuracy.motion),
+        ("frames with", accuracy.deteriorations),
+    ):
+        if values:
+            table = Table(title, "AP" if title == "class" else "mAP")
+            for name, value in values.items():
+                table.add_row(name, "-" if value is None else f"{value:.3f}")
+            output.print(table)
+
+
+def _print_differences(differences: dict[str, Difference], other: str) -> None:
+    output = Console(highlight=False)
+    table = Table("frames", "mAP difference", "95% interval (paired)", "")
+    names = {"all": "all", "any": "deteriorated", "none": "not deteriorated"}
+    for name, d in differences.items():
+        table.add_row(names[name], f"{d.mean:+.3f}", f"{d.low:+.3f} to {d.high:+.3f}", "certain" if d.certain else "")
+    output.print(f"compared with {other}")
+    output.print(table)

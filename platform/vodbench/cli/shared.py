@@ -1,0 +1,84 @@
+"""What every command shares: the example under ``--help``, the first lines of a run, progress, ``--set``."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import typer
+import yaml
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+import vodbench
+from vodbench.errors import UserError
+
+# Messages go to stderr, so that what a script reads from stdout (tables, --json) stays clean.
+console = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def example(*lines: str) -> str:
+    """The epilog of a command's ``--help``: copyable commands."""
+    return "Example:\n\n" + "\n\n".join(f"`{line}`" for line in lines)
+
+
+@cache
+def revision() -> str:
+    """The git revision this code runs from (``+`` marks local changes), or the installed version."""
+    folder = Path(__file__).parent
+    command = ["git", "-C", str(folder), "describe", "--always", "--dirty=+", "--exclude=*"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return f"v{vodbench.__version__}"
+    return done.stdout.strip()
+
+
+def announce(
+    what: str,
+    *,
+    config: Mapping[str, Any] | None = None,
+    seed: int | None = None,
+    device: str | None = None,
+    data: str | None = None,
+) -> None:
+    """The first lines of a run: revision, resolved configuration, seed, device, data fingerprint."""
+    facts = [("revision", revision()), ("seed", seed), ("device", device), ("data", data)]
+    console.print(f"[bold]{what}[/]  " + "  ".join(f"{name} {value}" for name, value in facts if value is not None))
+    if config:
+        console.print("  " + "  ".join(f"{name}={json.dumps(value)}" for name, value in config.items()))
+
+
+def progress() -> Progress:
+    """A bar for anything over two seconds: ``with progress() as bar: task = bar.add_task("sharding", total=n)``."""
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=console,
+    )
+
+
+def parse_settings(pairs: Iterable[str]) -> dict[str, Any]:
+    """``["T=3", "backbone=resnet50"]`` as a mapping; values are read as YAML."""
+    settings: dict[str, Any] = {}
+    for pair in pairs:
+        name, separator, value = pair.partition("=")
+        if not separator or not name:
+            raise UserError(f"--set {pair!r} is not NAME=VALUE; for example --set T=3")
+        try:
+            settings[name.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise UserError(f"--set {pair!r}: the value is not valid YAML; quote it or use a plain number") from error
+    return settings
+
+
+def print_json(figures: Mapping[str, Any]) -> None:
+    """One JSON object as the last line of stdout."""
+    typer.echo(json.dumps(figures))

@@ -1,0 +1,147 @@
+"""``vodbench sweep``: run a study, or continue it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from vodbench.cli.shared import announce, console, example, parse_settings, print_json, revision
+from vodbench.studies import PublishedPoint, Study, load_study, published_points
+
+if TYPE_CHECKING:
+    from vodbench.records import TrialRecord
+    from vodbench.sweeps.running import SweepResult
+
+EPILOG = example(
+    "vodbench sweep demo --data data/generated --out runs/demo",
+    "vodbench sweep rdn-table4 --data s3://bucket/ILSVRC2015 --tracking http://mlflow:5000 --ray auto",
+    "vodbench sweep demo --data data/generated --set search.sampler=tpe --set search.trials=20",
+)
+
+
+def command(
+    study: Annotated[str, typer.Argument(help="A shipped study (see 'vodbench studies') or a .yaml file.")],
+    data: Annotated[str | None, typer.Option(help="Data root, local or URL; replaces the study's.")] = None,
+    out: Annotated[str | None, typer.Option(help="Study folder; runs/NAME when left out.")] = None,
+    tracking: Annotated[
+        str | None, typer.Option(help="MLflow tracking URI; a SQLite file in the study folder when left out.")
+    ] = None,
+    trials: Annotated[int | None, typer.Option(help="At most so many trials; replaces search.trials.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="Replace a key of the study: --set settings.iterations=200")
+    ] = None,
+    ray: Annotated[str | None, typer.Option(help="Address of a Ray cluster; an embedded Ray when left out.")] = None,
+    retry_failed: Annotated[bool, typer.Option(help="Run trials again that have failed before.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object of figures as the last line.")] = False,
+) -> None:
+    """Train, detect, judge and time every trial of a study. The same command continues an interrupted sweep."""
+    overrides = parse_settings(set_ or [])
+    if trials is not None:
+        overrides["search.trials"] = trials
+    if data is not None:
+        overrides["data.root"] = data
+    chosen = load_study(study, overrides)
+    result, folder = _run(chosen, out or f"runs/{chosen.name}", tracking, ray, retry_failed)
+    Console().print(trial_table(result.records, result.front, published_points(chosen)))
+    _closing_lines(result, folder)
+    if json:
+        print_json(_figures(chosen, result, folder))
+
+
+def _run(study: Study, out: str, tracking: str | None, ray: str | None, retry_failed: bool) -> tuple[SweepResult, str]:
+    # Ray and Optuna take seconds to import: not for --help, nor before a typing error in the study is found.
+    from vodbench.studies import method_spaces
+
+    method_spaces(study)
+    from vodbench.device import pick_device
+    from vodbench.sweeps.running import plan_sweep, run_sweep
+    from vodbench.tracking.server import redact
+
+    plan = plan_sweep(study, out, tracking_uri=tracking, revision=revision())
+    announce(
+        f"sweep {study.name}",
+        config={
+            "methods": [entry.method for entry in study.methods],
+            "sampler": study.search.sampler,
+            "seeds": list(study.seeds),
+            "preset": study.preset,
+            "protocol": study.accuracy.protocol,
+            "out": plan.context.folder,
+            "tracking": redact(plan.tracking_uri),
+        },
+        seed=study.search.seed,
+        device=str(pick_device(study.runtime.device)),
+        data=plan.context.data_fingerprint,
+    )
+    return run_sweep(plan, console, ray_address=ray, retry_failed=retry_failed), plan.context.folder
+
+
+def trial_table(records: list[TrialRecord], front: list[bool], published: list[PublishedPoint]) -> Table:
+    """Trials by rising runtime, failed ones last; the paper's mAP beside ours where the study names it."""
+    table = Table(box=None, pad_edge=False)
+    for name in ("", "trial", "mAP", "95%", "ms a frame", "p95"):
+        table.add_column(name, justify="left" if name in ("", "trial", "95%") else "right")
+    if published:
+        table.add_column("paper mAP", justify="right")
+        table.add_column("paper ms", justify="right")
+    rows = sorted(zip(records, front, strict=True), key=lambda row: _runtime_ms(row[0]))
+    for record, on_front in rows:
+        cells = _cells(record, on_front)
+        if published:
+            beside = next((p for p in published if p.matches(record)), None)
+            cells += [
+                f"{beside.map:.3f}" if beside else "",
+                f"{beside.runtime_ms:.1f}" if beside and beside.runtime_ms else "",
+            ]
+        table.add_row(*cells, style=None if on_front or record.status == "failed" else "dim")
+    return table
+
+
+def _cells(record: TrialRecord, on_front: bool) -> list[str]:
+    from vodbench.tracking.content import run_name
+
+    name = escape(run_name(record))
+    if record.accuracy is None or record.runtime is None:
+        return ["", f"{name}  [red]failed:[/] {escape(record.reason or '')}", "", "", "", ""]
+    accuracy, runtime = record.accuracy, record.runtime
+    interval = escape(f"[{accuracy.low:.3f}, {accuracy.high:.3f}]")
+    busy = "*" if runtime.contended else ""
+    times = [f"{runtime.median_ms:.1f}{busy}", f"{runtime.p95_ms:.1f}"]
+    return ["front" if on_front else "", name, f"{accuracy.map:.3f}", interval, *times]
+
+
+def _closing_lines(result: SweepResult, folder: str) -> None:
+    from vodbench.tracking.server import redact
+
+    failed = sum(record.status == "failed" for record in result.records)
+    if any(record.runtime and record.runtime.contended for record in result.records):
+        console.print("* the device was busy while this was measured")
+    if failed:
+        console.print(f"{failed} failed; run again with --retry-failed to repeat them (traceback: trials/*/error.txt)")
+    console.print(f"next: vodbench front {folder}   vodbench report {folder}")
+    if result.tracked and result.tracking_uri.startswith("sqlite:"):
+        console.print(f"MLflow: mlflow ui --backend-store-uri {redact(result.tracking_uri)}")
+
+
+def _figures(study: Study, result: SweepResult, folder: str) -> dict[str, Any]:
+    complete = [record for record in result.records if record.status == "complete"]
+    return {
+        "study": study.name,
+        "out": folder,
+        "trials_complete": len(complete),
+        "trials_failed": len(result.records) - len(complete),
+        "trials_new": result.ran,
+        "trainings": len({record.checkpoint for record in complete}),
+        "front": [r.fingerprint for r, on_front in zip(result.records, result.front, strict=True) if on_front],
+        "best_map": max((r.accuracy.map for r in complete if r.accuracy), default=None),
+        "fastest_ms": min((r.runtime.median_ms for r in complete if r.runtime), default=None),
+        "tracked": result.tracked,
+    }
+
+
+def _runtime_ms(record: TrialRecord) -> float:
+    return record.runtime.median_ms if record.runtime else float("inf")

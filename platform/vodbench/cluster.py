@@ -1,0 +1,175 @@
+"""Ray, started once a process: an embedded local one by default, or a cluster that is already there."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import socket
+import threading
+import warnings
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from typing import Any
+
+import psutil
+
+from vodbench.errors import UserError
+
+MIB = 2**20
+
+# Set where the user has not. Nothing is sent anywhere, nothing is asked of the network, and the log stays readable.
+ENVIRONMENT: Mapping[str, str] = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # asks for a decision in a warning; this is the coming default
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",  # commands show progress of their own
+    "RAY_DEDUP_LOGS": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    # A report costs one poll of Train's controller: 0.1 s instead of 2 s. Each of the others saves actors a training.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    # Between the passes of a sweep, workers wait with torch and weights loaded. Ray's own patience is a second as soon
+    # as there are more processes than CPUs (a trial's is one): each pass then paid for new workers, 1.5 s and imports.
+    "RAY_idle_worker_killing_time_threshold_ms": "120000",
+    # Workers stay in the driver's folder, so that relative paths mean the same to both.
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+}
+
+# Worker processes compute on few threads: several run side by side, and one thread each is also reproducible.
+WORKER_ENVIRONMENT: Mapping[str, str] = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENCV_NUM_THREADS": "1"}
+
+CONNECT_TIMEOUT_S = 5.0
+
+
+def start_ray(address: str | None = None, num_cpus: int | None = None, *, dashboard: bool = False) -> None:
+    """Start an embedded Ray, or join the cluster at ``address``. Does nothing when Ray already runs in this process.
+
+    Args:
+        address: None for an embedded Ray of this process (never one that happens to run on the machine);
+            ``host:port``, ``ray://host:port`` or ``auto`` for a cluster.
+        num_cpus: CPUs the embedded Ray may hand out; None for all that this process may use.
+        dashboard: start the dashboard process too (Ray's state API, which Tune's early stopping needs, asks it).
+
+    Raises:
+        UserError: the address does not answer.
+    """
+    prepare_environment()
+    import ray
+
+    if ray.is_initialized():
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        if address is None:
+            _in_lasting_thread(lambda: _start_embedded(num_cpus, dashboard))
+        else:
+            _join(address)
+    _quiet_loggers()
+
+
+def stop_ray() -> None:
+    """End this process's embedded Ray, or leave the cluster. Never ends a Ray that somebody else started."""
+    import ray
+
+    if ray.is_initialized():
+        ray.shutdown()
+
+
+def prepare_environment() -> None:
+    """Set ``ENVIRONMENT`` where the user has not; Ray reads it when it starts."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+
+
+def worker_runtime_env(threads: int = 1) -> dict[str, Any]:
+    """A Ray ``runtime_env`` for processes that compute with ``threads`` threads."""
+    return {"env_vars": {name: str(threads) for name in WORKER_ENVIRONMENT}}
+
+
+def object_store_bytes(available: int | None = None) -> int:
+    """Memory for Ray's object store: a tenth of what is available, from 256 MiB to 1 GiB.
+
+    Clips in flight need some hundred MiB; Ray's own default, 30% of the memory, is memory that training lacks.
+    """
+    free = psutil.virtual_memory().available if available is None else available
+    return max(256 * MIB, min(1024 * MIB, free // 10))
+
+
+def _start_embedded(num_cpus: int | None, dashboard: bool) -> None:
+    import ray
+
+    # Ray turns token authentication on for a local start. Given no token, it writes one into the home folder; a token
+    # of this process alone needs no file. (Setting RAY_AUTH_MODE here would come too late: Ray has been imported.)
+    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
+    ray.init(
+        address="local",
+        num_cpus=num_cpus or len(os.sched_getaffinity(0)),
+        include_dashboard=dashboard,
+        object_store_memory=object_store_bytes(),
+        log_to_driver=False,
+        logging_level=logging.WARNING,
+        runtime_env=worker_runtime_env(),
+    )
+
+
+def _in_lasting_thread(start: Callable[[], None]) -> None:
+    """Call ``start`` in a thread that lives as long as this process.
+
+    Linux kills Ray's processes when the *thread* that started them ends (PR_SET_PDEATHSIG), and Ray may be started by
+    whichever thread first asks for clips.
+    """
+    if threading.current_thread() is threading.main_thread():
+        start()
+        return
+    started: Future[None] = Future()
+
+    def run() -> None:
+        try:
+            start()
+            started.set_result(None)
+        except BaseException as error:  # noqa: BLE001  # raised again in the thread that asked
+            started.set_exception(error)
+        threading.Event().wait()
+
+    threading.Thread(target=run, name="ray-owner", daemon=True).start()
+    started.result()
+
+
+def _join(address: str) -> None:
+    import ray
+
+    _probe(address)
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING, runtime_env=worker_runtime_env())
+    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+        raise _unreachable(address, str(error)) from error
+
+
+def _probe(address: str) -> None:
+    """Ray itself tries an address that does not answer for minutes: ask whether anything listens first."""
+    host, separator, port = address.removeprefix("ray://").partition(":")
+    if address == "auto":
+        return
+    if not separator or not port.isdigit():
+        raise UserError(f"Ray address '{address}' is not accepted: give host:port, ray://host:port or auto")
+    try:
+        socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT_S).close()
+    except OSError as error:
+        raise _unreachable(address, str(error)) from error
+
+
+def _unreachable(address: str, reason: str) -> UserError:
+    first_line = reason.strip().splitlines()[0] if reason.strip() else "no answer"
+    return UserError(
+        f"no Ray cluster answers at '{address}' ({first_line}); start one, correct the address, or leave it out to run "
+        "on this machine"
+    )
+
+
+def _quiet_loggers() -> None:
+    """Ray's libraries log every state change; warnings remain."""
+    for name in ("ray.data", "ray.train", "ray.tune"):
+        logging.getLogger(name).setLevel(logging.WARNING)

@@ -1,0 +1,27 @@
+"""Errors a user can act on, and the wording they share."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """Something the user gave cannot be used.
+
+    The message is one line: what was given, what is accepted, what to do. The command line prints it without a
+    traceback and exits with status 2. Raise it before any work starts and before anything is written.
+    """
+
+
+def nearest(given: str, accepted: Iterable[str]) -> str:
+    """The tail of an error about an unknown name: the closest accepted one, then all of them."""
+    names = sorted(accepted)
+    close = difflib.get_close_matches(given, names, n=1, cutoff=0.5)
+    hint = f"did you mean '{close[0]}'? " if close else ""
+    return f"{hint}accepted: {', '.join(names) or 'none'}"
+
+
+def unknown(kind: str, given: str, accepted: Iterable[str]) -> UserError:
+    """``UserError`` for a name that no table holds, e.g. ``unknown("method", "rnd", METHODS)``."""
+    return UserError(f"unknown {kind} '{given}': {nearest(given, accepted)}")

@@ -1,0 +1,29 @@
+"""The front of a study folder as files beside its trials."""
+
+from __future__ import annotations
+
+from vodbench.front.points import load_trials, measured_points, write_front_json
+from vodbench.storage import join, write_bytes, write_text
+from vodbench.studies.loading import load_study
+from vodbench.studies.published import published_points
+
+FRONT_FILES = ("front.html", "front.png", "front.json")
+
+
+def draw_front(out: str) -> list[str]:
+    """Write front.html (interactive), front.png and front.json from the records on disk; returns their URLs.
+
+    ``UserError`` when the folder holds no trials.
+    """
+    # plotly and matplotlib take a second to import: not for a study folder that is refused.
+    points = measured_points(load_trials(out))
+    study = load_study(join(out, "study.yaml"))
+    published = published_points(study)
+    from vodbench.front.figure import front_figure
+    from vodbench.front.picture import front_png
+
+    interactive = front_figure(points, published, study.title).to_html(include_plotlyjs=True, full_html=True)
+    write_text(join(out, "front.html"), interactive)
+    write_bytes(join(out, "front.png"), front_png(points, published, study.title))
+    write_front_json(out, points)
+    return [join(out, name) for name in FRONT_FILES]

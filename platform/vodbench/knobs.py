@@ -1,0 +1,151 @@
+"""Configurations: frozen dataclasses whose fields know their paper's symbol, range and kind.
+
+A *training* setting changes the weights (N_b, the training T, every size of the network); an *inference* knob does
+not (T, K, r, key-frame interval). The difference decides which trials share a checkpoint, so it is declared where
+the field is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+from vodbench.errors import UserError, unknown
+
+Kind = Literal["training", "inference"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Knob:
+    """What a configuration field means and accepts. ``low``/``high`` are inclusive unless ``above`` is given."""
+
+    kind: Kind
+    help: str
+    symbol: str | None = None  # as the paper writes it
+    low: float | None = None
+    above: float | None = None  # exclusive lower bound
+    high: float | None = None
+    choices: tuple[Any, ...] | None = None
+
+    def accepted(self) -> str:
+        """The accepted values in words, e.g. ``an integer >= 1`` or ``(0, 100]``."""
+        if self.choices is not None:
+            return "one of " + ", ".join(map(str, self.choices))
+        left = f"({self.above:g}" if self.above is not None else "(-inf" if self.low is None else f"[{self.low:g}"
+        return f"{left}, {f'{self.high:g}]' if self.high is not None else 'inf)'}"
+
+    def allows(self, value: Any) -> bool:
+        if self.choices is not None:
+            return value in self.choices
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            return (
+                math.isfinite(value)
+                and (self.low is None or value >= self.low)
+                and (self.above is None or value > self.above)
+                and (self.high is None or value <= self.high)
+            )
+        return True
+
+
+def knob(
+    default: Any,
+    help: str,
+    *,
+    kind: Kind = "training",
+    symbol: str | None = None,
+    low: float | None = None,
+    above: float | None = None,
+    high: float | None = None,
+    choices: tuple[Any, ...] | None = None,
+) -> Any:
+    """A dataclass field of a ``MethodConfig``: ``T: int = knob(18, "supports each side", kind="inference", low=1)``."""
+    declared = Knob(kind=kind, help=help, symbol=symbol, low=low, above=above, high=high, choices=choices)
+    return dataclasses.field(default=default, metadata={"knob": declared})
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodConfig:
+    """Base of every method's configuration. Values are checked when the object is made."""
+
+    def __post_init__(self) -> None:
+        types_of = typing.get_type_hints(type(self))
+        for name, declared in self.knobs().items():
+            value = getattr(self, name)
+            coerced = _coerce(value, types_of[name])
+            if coerced is _WRONG or (coerced is not None and not declared.allows(coerced)):
+                raise UserError(
+                    f"{name} = {value!r} is not accepted: {_type_name(types_of[name])} in {declared.accepted()} "
+                    f"({declared.help})"
+                )
+            object.__setattr__(self, name, coerced)
+
+    @classmethod
+    def knobs(cls) -> dict[str, Knob]:
+        """Every field with its declaration, in order."""
+        return {f.name: f.metadata["knob"] for f in dataclasses.fields(cls) if "knob" in f.metadata}
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> Self:
+        """Build from a plain mapping (YAML, JSON, ``--set``); unknown names are an error that suggests the nearest."""
+        return cls(**cls.checked_names(values))
+
+    @classmethod
+    def checked_names(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        known = cls.knobs()
+        for name in values:
+            if name not in known:
+                raise unknown("knob", str(name), known)
+        return dict(values)
+
+    def replace(self, **values: Any) -> Self:
+        return dataclasses.replace(self, **self.checked_names(values))
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Plain JSON-able values (tuples become lists)."""
+        return {n: list(v) if isinstance(v := getattr(self, n), tuple) else v for n in self.knobs()}
+
+    def training_settings(self) -> dict[str, Any]:
+        """What the weights depend on."""
+        return self._of_kind("training")
+
+    def inference_settings(self) -> dict[str, Any]:
+        return self._of_kind("inference")
+
+    def _of_kind(self, kind: Kind) -> dict[str, Any]:
+        declared = self.knobs()
+        return {name: value for name, value in self.to_mapping().items() if declared[name].kind == kind}
+
+
+_WRONG = object()
+
+
+def _coerce(value: Any, wanted: Any) -> Any:
+    """``value`` as the annotated type, or ``_WRONG``. Integers pass as floats and 3.0 as 3; nothing else converts."""
+    origin, args = typing.get_origin(wanted), typing.get_args(wanted)
+    if origin in (typing.Union, types.UnionType):
+        return next((c for a in args if (c := _coerce(value, a)) is not _WRONG), _WRONG)
+    if wanted is type(None):
+        return None if value is None else _WRONG
+    if origin is Literal:
+        return value if value in args else _WRONG
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)):
+            return _WRONG
+        items = tuple(_coerce(v, args[0]) for v in value)
+        return _WRONG if _WRONG in items else items
+    if isinstance(value, bool) or wanted is bool:
+        return value if isinstance(value, bool) and wanted is bool else _WRONG
+    if wanted is float and isinstance(value, (int, float)):
+        return float(value)
+    if wanted is int and isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value if isinstance(value, wanted) else _WRONG
+
+
+def _type_name(wanted: Any) -> str:
+    return {int: "an integer", float: "a number", str: "a name", bool: "true or false"}.get(wanted, str(wanted))

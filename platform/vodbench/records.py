@@ -1,0 +1,99 @@
+"""Records that are written to disk as JSON: what a trial was and what came out.
+
+They are the interface between sweeps (which write them), tracking, fronts and reports (which read them), so a front
+or a table can be recomputed from disk alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from vodbench.errors import UserError
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Accuracy:
+    """mAP of one trial in [0, 1] under one protocol. ``low``/``high``: 95% bootstrap interval over snippets."""
+
+    protocol: str
+    map: float
+    low: float
+    high: float
+    per_class: dict[str, float | None] = field(default_factory=dict)  # class name -> AP (None: no ground truth)
+    motion: dict[str, float | None] = field(default_factory=dict)  # slow, medium, fast
+    deteriorations: dict[str, float | None] = field(default_factory=dict)  # incl. "any" and "none" where known
+    map50: float | None = None  # AP at IoU 0.5, beside the mean over thresholds (protocol "coco" only)
+    num_snippets: int = 0
+    num_frames: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Runtime:
+    """Per-frame cost, streamed at batch 1, decode excluded. All times in milliseconds."""
+
+    median_ms: float
+    p95_ms: float
+    p99_ms: float
+    mean_ms: float
+    low_ms: float  # 95% interval of the median
+    high_ms: float
+    fps: float
+    stage_ms: dict[str, float]  # mean a frame by stage
+    decode_ms: float
+    gflops: float | None  # a frame, 2 x multiply-adds; None where it could not be counted
+    peak_memory_mb: float
+    latency_frames: int
+    num_frames: int
+    device: str
+    threads: int
+    contended: bool  # the device was not idle: do not trust
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialRecord:
+    """One point of a study, finished or failed."""
+
+    fingerprint: str  # of method, config, seed, data and protocol: the trial's identity everywhere
+    study: str
+    method: str
+    paper: str
+    config: dict[str, Any]  # resolved, complete
+    knobs: dict[str, Any]  # the swept ones only
+    seed: int
+    status: Literal["complete", "failed"]
+    reason: str | None = None
+    accuracy: Accuracy | None = None
+    runtime: Runtime | None = None
+    checkpoint: str | None = None  # fingerprint of the weights
+    detections: str | None = None  # path relative to the study folder
+    data_fingerprint: str = ""
+    revision: str = ""
+    started: str = ""  # ISO 8601, UTC
+    seconds: dict[str, float] = field(default_factory=dict)  # train, evaluate, runtime
+    schema: int = SCHEMA
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self), indent=1, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str, where: str = "trial record") -> TrialRecord:
+        try:
+            values = json.loads(text)
+            if values.get("schema") != SCHEMA:
+                raise UserError(
+                    f"{where}: schema {values.get('schema')!r} is not {SCHEMA}; made by another vodbench version"
+                )
+            accuracy, runtime = values.pop("accuracy", None), values.pop("runtime", None)
+            return cls(
+                accuracy=Accuracy(**accuracy) if accuracy else None,
+                runtime=Runtime(**runtime) if runtime else None,
+                **values,
+            )
+        except (json.JSONDecodeError, TypeError, AttributeError) as error:
+            raise UserError(f"{where} is damaged ({error}); delete it to run the trial again") from error

@@ -1,0 +1,273 @@
+"""The contracts: what a data set, a method and a stream of detections must offer.
+
+Everything that crosses a room's wall is one of these records, so a method author reads this file and nothing
+else. Nothing heavy is imported here.
+
+Conventions
+-----------
+boxes       (N, 4) float32, xyxy, pixels of the *original* frame, 0-based. Corners are inclusive pixels as in
+            ILSVRC; only the ``ilsvrc`` and ``voc`` protocols count a box's width as ``x2 - x1 + 1``.
+labels      (N,) int64, 1..C in the order of ``Dataset.classes``; 0 is the background and never appears.
+image       (H, W, 3) uint8, RGB.
+snippet     one annotated video; a still image (ILSVRC DET) is a snippet of one frame.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from vodbench.knobs import MethodConfig
+
+if TYPE_CHECKING:
+    import torch
+
+Floats: TypeAlias = npt.NDArray[np.float32]
+Ints: TypeAlias = npt.NDArray[np.int64]
+Bools: TypeAlias = npt.NDArray[np.bool_]
+Image: TypeAlias = npt.NDArray[np.uint8]
+
+
+# ---- data ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ClassInfo:
+    """One category: ``id`` as annotated (a WordNet id in ILSVRC trees) and a readable ``name``."""
+
+    id: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Truth:
+    """The annotated objects of one frame; all arrays share their first dimension M (0 is fine)."""
+
+    boxes: Floats  # (M, 4)
+    labels: Ints  # (M,)
+    track_ids: Ints  # (M,) unique within a snippet
+    occluded: Bools  # (M,)
+    generated: Bools  # (M,) interpolated by the annotators rather than drawn
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One stored frame: the encoded image, untouched, and its annotation."""
+
+    snippet: str
+    index: int  # 0-based position in the snippet
+    encoded: bytes  # the JPEG (or PNG) file's bytes
+    truth: Truth
+    deteriorations: Mapping[str, float] = field(default_factory=dict)  # name -> strength in (0, 1], where known
+
+
+@dataclass(frozen=True, slots=True)
+class SnippetInfo:
+    """A snippet as listed, before any frame is read."""
+
+    id: str
+    num_frames: int
+    still: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClipSpec:
+    """What a training stage wants drawn around each reference frame.
+
+    ``num_supports`` frames at offsets drawn without replacement from [offset_low, offset_high] without 0, then
+    clamped to the snippet's ends (a still image stands in for its own supports). The clip shares one flip decision.
+    """
+
+    num_supports: int = 0
+    offset_low: int = 0
+    offset_high: int = 0
+    flip_probability: float = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class ClipFrame:
+    """A decoded frame of a training clip, in original pixels, *before* the flip."""
+
+    index: int
+    image: Image
+    truth: Truth
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """A reference frame and its support frames, drawn from one snippet; ``number`` counts clips over the run."""
+
+    number: int
+    snippet: str
+    reference: ClipFrame
+    supports: tuple[ClipFrame, ...]
+    flip: bool  # the method mirrors images and boxes of the whole clip when true
+
+
+class Dataset(Protocol):
+    """Annotated video that can be listed and read through fsspec."""
+
+    name: str  # the DATASETS table's name, e.g. "ilsvrc"
+    root: str  # path or URL as given
+
+    @property
+    def classes(self) -> tuple[ClassInfo, ...]:
+        """Categories; label k means ``classes[k - 1]``."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes when lists, classes or annotations change; stable across machines and paths."""
+        ...
+
+    @property
+    def splits(self) -> tuple[str, ...]: ...
+
+    def snippets(self, split: str) -> Sequence[SnippetInfo]:
+        """All snippets of a split, in listed order. ``UserError`` for an unknown split."""
+        ...
+
+    def read(
+        self, split: str, snippet: str, indices: Sequence[int] | None = None, *, with_images: bool = True
+    ) -> list[Frame]:
+        """Frames of one snippet in the order asked for (all, in order, when None).
+
+        Without images, ``Frame.encoded`` is empty and only annotations are read.
+        """
+        ...
+
+    def training_clips(
+        self, clips: ClipSpec, *, split: str, seed: int, start: int, stop: int, rank: int = 0, world: int = 1
+    ) -> Iterator[Clip]:
+        """Clips number ``start``..``stop - 1`` of an endless, reshuffled pass over the training frames.
+
+        Clip n is the same whatever ``start``, ``rank`` and ``world`` are; a worker gets those with
+        ``n % world == rank``, in order. Read and shuffled by Ray Data, decoded in the calling process.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetSpec:
+    """A row of a DATASETS table: how to recognise and open one kind of data."""
+
+    name: str
+    summary: str
+    accepts: Callable[[str], bool]  # does this root look like mine? (used when the kind is "auto")
+    open: Callable[..., Dataset]  # open(root, **options)
+
+
+# ---- detections ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Detections:
+    """What a method found in one frame, in original pixels, by descending score."""
+
+    boxes: Floats  # (N, 4)
+    scores: Floats  # (N,) in [0, 1]
+    labels: Ints  # (N,)
+
+    @staticmethod
+    def empty() -> Detections:
+        return Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64))
+
+
+class Clock(Protocol):
+    """Times the parts of a method. ``with clock.stage("backbone"): ...``; stages do not nest."""
+
+    def stage(self, name: str) -> AbstractContextManager[None]: ...
+
+
+class Stream(Protocol):
+    """One video going through a method, frame by frame. Every frame's expensive features are computed once."""
+
+    def push(self, image: Image) -> list[Detections]:
+        """Take the next frame; return the detections that became final, in frame order (maybe none)."""
+        ...
+
+    def close(self) -> list[Detections]:
+        """The video ended: return what is still owed. The stream is not used again."""
+        ...
+
+
+# ---- methods ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Schedule:
+    """Optimisation of one stage. SGD with momentum; the rate falls by ``decay`` at each milestone."""
+
+    iterations: int
+    batch_size: int  # clips a step, summed over workers
+    learning_rate: float
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    warmup_iterations: int = 0
+    warmup_factor: float = 1.0 / 3.0
+    milestones: tuple[int, ...] = ()
+    decay: float = 0.1
+    clip_gradient_norm: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """One training stage: which method is trained, on which clips, for how long.
+
+    A stage starts from the weights of the stage before it (optimiser state dropped). Stages of different methods
+    that agree in ``method``, training settings, schedule, clips and all earlier stages share one checkpoint.
+    """
+
+    name: str
+    method: str
+    config: MethodConfig
+    clips: ClipSpec
+    schedule: Schedule
+
+
+class Method(Protocol):
+    """A detector with its knobs. Implementations are ``torch.nn.Module`` with a class-agnostic constructor.
+
+    Training and inference share one forward path, so a method cannot be right in one and wrong in the other.
+    """
+
+    @property
+    def config(self) -> MethodConfig: ...
+
+    def begin_stage(self, stage: Stage) -> None:
+        """Set what is trained (``requires_grad``) and which losses apply. Called before the first step."""
+        ...
+
+    def load_initial(self, weights: Mapping[str, torch.Tensor]) -> None:
+        """Take what fits from an earlier stage's weights (of whichever method); ``UserError`` if nothing does."""
+        ...
+
+    def losses(self, clips: Sequence[Clip]) -> dict[str, torch.Tensor]:
+        """Scalar losses of a batch, each a mean over clips; their sum is minimised.
+
+        All randomness (RoI sampling) comes from torch's global generator, which the trainer seeds each step.
+        """
+        ...
+
+    def stream(self, config: MethodConfig | None = None, clock: Clock | None = None) -> Stream:
+        """A fresh stream. ``config`` may differ from the method's own in inference knobs only (else ``UserError``)."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MethodSpec:
+    """A row of a METHODS table."""
+
+    name: str
+    summary: str
+    paper: str
+    config: type[MethodConfig]
+    presets: Mapping[str, Mapping[str, Any]]  # "paper" (the defaults, {}), "tiny" (2 CPU cores), ...
+    build: Callable[[MethodConfig, int], Method]  # (config, number of classes C) -> untrained method
+    stages: Callable[[MethodConfig], tuple[Stage, ...]]
+    latency_frames: Callable[[MethodConfig], int]  # how far detections lag behind the newest frame

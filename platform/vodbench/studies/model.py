@@ -1,0 +1,166 @@
+"""The study file's model: what is swept, on which data, judged how. Strict: an unknown key is an error.
+
+A study is plain data; nothing here looks at methods or data. ``vodbench.studies.space`` holds its knobs against the
+methods' configurations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+import pydantic
+from pydantic import ConfigDict, Field, model_validator
+
+from vodbench.errors import unknown
+
+Sampler = Literal["grid", "random", "tpe", "nsga2"]
+
+
+class _Strict(pydantic.BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_keys(cls, values: Any) -> Any:
+        """pydantic forbids unknown keys too, but does not say which one was meant."""
+        if isinstance(values, Mapping):
+            for key in values:
+                if key not in cls.model_fields:
+                    raise unknown("key", str(key), cls.model_fields)
+        return values
+
+
+class Data(_Strict):
+    """Where the video is. ``root`` may be left to ``--data``."""
+
+    root: str | None = None
+    dataset: str = "auto"
+    train: str = "train"
+    val: str = "val"
+    options: dict[str, Any] = {}
+
+
+class Range(_Strict):
+    """All values of a knob from ``low`` to ``high``, both included. A grid needs ``step``; a search may do without."""
+
+    low: float
+    high: float
+    step: float | None = Field(default=None, gt=0)
+    log: bool = False
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Range:
+        if self.low > self.high:
+            raise ValueError(f"low {self.low:g} is above high {self.high:g}; swap them")
+        if self.log and self.low <= 0:
+            raise ValueError(f"a logarithmic range needs low > 0, not {self.low:g}")
+        if self.log and self.step is not None:
+            raise ValueError("a range is logarithmic or has a step, not both; leave one out")
+        return self
+
+
+def _as_space(value: Any) -> Any:
+    if isinstance(value, (list, tuple)) and value:
+        return tuple(value)
+    if isinstance(value, (Mapping, Range)):
+        return value
+    raise ValueError(
+        f"{value!r} is no set of values; give a list such as [1, 2] or a range such as {{low: 1, high: 9, step: 2}}, "
+        "and put a single value under 'settings'"
+    )
+
+
+def _range_or_list(value: Any) -> Any:
+    space = _as_space(value)
+    return Range.model_validate(space) if isinstance(space, Mapping) else space
+
+
+KnobSpace = Annotated[Any, pydantic.BeforeValidator(_range_or_list)]  # Range | tuple of values
+
+
+class MethodEntry(_Strict):
+    """One method of a study: fixed settings, and the knobs that are swept."""
+
+    method: str
+    settings: dict[str, Any] = {}
+    knobs: dict[str, KnobSpace] = {}
+
+
+class Search(_Strict):
+    """How points are chosen. A grid takes every combination, in order (only the first ``trials`` when given)."""
+
+    sampler: Sampler = "grid"
+    trials: int | None = Field(default=None, ge=1)
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _bounded(self) -> Search:
+        if self.sampler != "grid" and self.trials is None:
+            raise ValueError(f"sampler '{self.sampler}' needs a number of trials; add 'trials: 20'")
+        return self
+
+
+class AccuracySettings(_Strict):
+    """The protocol of mAP, how often its snippets are resampled, and on how many snippets it is taken."""
+
+    protocol: Literal["ilsvrc", "voc", "coco"] = "ilsvrc"
+    bootstrap: int = Field(default=1000, ge=0)
+    snippets: Annotated[int, Field(ge=1)] | Literal["all"] = "all"
+
+
+class RuntimeSettings(_Strict):
+    """On how many whole snippets the runtime is taken, with how many CPU threads, on which device."""
+
+    snippets: int = Field(default=3, ge=1)
+    threads: int = Field(default=1, ge=1)
+    device: str = "auto"
+
+
+class Workers(_Strict):
+    """Processes of one training and CPU threads of each, processes of one evaluation, trials at the same time."""
+
+    training: int = Field(default=1, ge=1)
+    training_threads: int = Field(default=1, ge=1)
+    evaluation: int = Field(default=1, ge=1)
+    concurrent_trials: int = Field(default=1, ge=1)
+
+
+class PublishedTable(_Strict):
+    """Published figures that are shown beside the measured ones, e.g. ``{table: rdn.table4_T, method: rdn}``.
+
+    ``where`` picks rows by their columns; ``method`` says which method of the study the rows belong to (a row's own
+    ``method`` column otherwise).
+    """
+
+    table: str
+    method: str | None = None
+    where: dict[str, Any] = {}
+
+
+class Study(_Strict):
+    """A validated study: data, methods with their knobs, search, and how accuracy and runtime are taken."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
+    title: str
+    data: Data = Data()
+    preset: str = "paper"
+    settings: dict[str, Any] = {}
+    methods: tuple[MethodEntry, ...] = Field(min_length=1)
+    search: Search = Search()
+    seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
+    accuracy: AccuracySettings = AccuracySettings()
+    runtime: RuntimeSettings = RuntimeSettings()
+    workers: Workers = Workers()
+    published: tuple[PublishedTable, ...] = ()
+
+    @model_validator(mode="after")
+    def _distinct_seeds(self) -> Study:
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ValueError(f"seeds {list(self.seeds)} repeat one; each seed is one training")
+        return self
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Plain values, as they are written to ``study.yaml``."""
+        plain: dict[str, Any] = self.model_dump(mode="json")
+        return plain

@@ -1,0 +1,131 @@
+"""The steps of a trial as the platform does them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import lru_cache
+
+from vodbench.checkpoints import checkpoint_url
+from vodbench.data_source import DataSource
+from vodbench.evaluation import TruthSet, evaluate, truth_set
+from vodbench.knobs import MethodConfig
+from vodbench.records import Accuracy, Runtime
+from vodbench.spec import Dataset
+from vodbench.sweeps.folder import StudyFolder
+from vodbench.sweeps.steps import OnProgress, TrialContext, TrialJob
+from vodbench.sweeps.trial import DETECTIONS
+from vodbench.timing import measure_runtime, working
+
+
+class PlatformSteps:
+    """Ray Train, the accuracy pass, evaluation and the runtime measurement; see ``Steps``."""
+
+    def training_fingerprint(self, job: TrialJob, context: TrialContext) -> str:
+        from vodbench.training import training_fingerprint
+
+        split = context.study.data.train
+        return training_fingerprint(job.method, job.config, context.data_fingerprint, job.seed, split)
+
+    def prepare(self, jobs: Sequence[TrialJob], context: TrialContext, on_progress: OnProgress) -> None:
+        """All trainings in one Ray Train run: starting one costs as much as a small training."""
+        for seed in dict.fromkeys(job.seed for job in jobs):
+            trainings = {self.training_fingerprint(job, context): job for job in jobs if job.seed == seed}
+            self._train([(job.method, job.config) for job in trainings.values()], seed, context, on_progress)
+
+    def train(self, job: TrialJob, context: TrialContext, on_progress: OnProgress) -> str:
+        return self._train([(job.method, job.config)], job.seed, context, on_progress)[0]
+
+    def _train(
+        self,
+        trainings: Sequence[tuple[str, MethodConfig]],
+        seed: int,
+        context: TrialContext,
+        on_progress: OnProgress,
+    ) -> list[str]:
+        from vodbench.training import train_all
+
+        return train_all(
+            trainings,
+            context.source,
+            split=context.study.data.train,
+            store=context.folder,
+            seed=seed,
+            workers=context.study.workers.training,
+            threads=context.study.workers.training_threads,
+            on_progress=lambda stage, done, total, _: on_progress(f"training {stage}", done, total),
+            revision=context.revision,
+        )
+
+    def detect(self, job: TrialJob, context: TrialContext, checkpoint: str, on_progress: OnProgress) -> None:
+        from vodbench.streaming import detect_split
+
+        study = context.study
+        detect_split(
+            checkpoint_url(context.folder, checkpoint),
+            job.config,
+            context.source,
+            study.data.val,
+            StudyFolder(context.folder).trial_url(job.fingerprint, DETECTIONS),
+            workers=study.workers.evaluation,
+            snippets=_snippets(context),
+            on_progress=lambda done, total: on_progress("detecting", done, total),
+            device=study.runtime.device,
+        )
+
+    def evaluate(self, job: TrialJob, context: TrialContext) -> Accuracy:
+        from vodbench.detections import read_detections
+
+        with working():
+            detections = read_detections(StudyFolder(context.folder).trial_url(job.fingerprint, DETECTIONS))
+            settings = context.study.accuracy
+            return evaluate(_truth(context), detections, settings.protocol, settings.bootstrap)
+
+    def measure(self, job: TrialJob, context: TrialContext, checkpoint: str) -> Runtime:
+        from vodbench.checkpoints import load_checkpoint
+        from vodbench.device import pick_device
+
+        settings = context.study.runtime
+        device = pick_device(settings.device)
+        return measure_runtime(
+            load_checkpoint(checkpoint_url(context.folder, checkpoint), job.method).build(device),
+            job.config,
+            context.source,
+            context.study.data.val,
+            num_snippets=settings.snippets,
+            device=device,
+            threads=settings.threads,
+            name=job.method,
+        )
+
+
+def _snippets(context: TrialContext) -> list[str] | None:
+    """The validation snippets that accuracy is taken on: all, or so many evenly spaced over the list."""
+    wanted = context.study.accuracy.snippets
+    if wanted == "all":
+        return None
+    listed = [info.id for info in _dataset(_key(context.source)).snippets(context.study.data.val)]
+    count = min(wanted, len(listed))
+    return [listed[i * len(listed) // count] for i in range(count)]
+
+
+def _truth(context: TrialContext) -> TruthSet:
+    snippets = _snippets(context)
+    return _cached_truth(_key(context.source), context.study.data.val, None if snippets is None else tuple(snippets))
+
+
+# A trial's process is used again by the next trial: annotations are read once.
+
+
+@lru_cache(maxsize=2)
+def _cached_truth(source: str, split: str, snippets: tuple[str, ...] | None) -> TruthSet:
+    return truth_set(_dataset(source), split, snippets)
+
+
+@lru_cache(maxsize=2)
+def _dataset(source: str) -> Dataset:
+    return DataSource(**json.loads(source)).open()
+
+
+def _key(source: DataSource) -> str:
+    return json.dumps({"root": source.root, "kind": source.kind, "options": dict(source.options)}, sort_keys=True)

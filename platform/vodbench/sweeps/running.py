@@ -1,0 +1,179 @@
+"""Running a study: check everything, then run what is not on disk yet, and record it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from fsspec.implementations.local import LocalFileSystem
+from rich.console import Console
+from rich.markup import escape
+
+from vodbench.cluster import start_ray
+from vodbench.data_source import DataSource
+from vodbench.errors import UserError
+from vodbench.front.files import draw_front
+from vodbench.front.pareto import pareto_front
+from vodbench.records import TrialRecord
+from vodbench.storage import filesystem
+from vodbench.studies import Study, method_spaces, published_points
+from vodbench.sweeps.folder import StudyFolder
+from vodbench.sweeps.plan import grid_jobs
+from vodbench.sweeps.platform_steps import PlatformSteps
+from vodbench.sweeps.progress import SweepProgress
+from vodbench.sweeps.steps import Steps, TrialContext, TrialJob
+from vodbench.sweeps.trial import reason_of
+from vodbench.tracking.recorder import Recorder
+from vodbench.tracking.server import connect, default_uri
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """Every record of the study folder, old and new, by start; ``front`` marks them. ``ran`` counts the new ones."""
+
+    records: list[TrialRecord]
+    front: list[bool]
+    ran: int
+    tracked: bool  # MLflow has everything
+    tracking_uri: str
+
+
+@dataclass(frozen=True)
+class SweepPlan:
+    """A study that was checked against methods, data and tracking server; nothing has been written yet."""
+
+    context: TrialContext
+    tracking_uri: str
+    steps: Steps
+
+
+def plan_sweep(
+    study: Study,
+    out: str,
+    *,
+    tracking_uri: str | None = None,
+    revision: str = "",
+    steps: Steps | None = None,
+) -> SweepPlan:
+    """Check everything a user can get wrong. ``UserError`` for a knob, the data, or a server that does not answer."""
+    steps = steps or PlatformSteps()
+    method_spaces(study)
+    published_points(study)
+    if study.data.root is None:
+        raise UserError(f"study '{study.name}' names no data; give its root with --data")
+    source = DataSource(root=_absolute(study.data.root), kind=study.data.dataset, options=study.data.options)
+    dataset = source.open()
+    for split in (study.data.train, study.data.val):
+        dataset.snippets(split)
+    if tracking_uri is not None:
+        connect(tracking_uri)
+    context = TrialContext(study, source, dataset.fingerprint, _absolute(out), revision)
+    if study.search.sampler == "grid":
+        grid_jobs(context, steps)
+    return SweepPlan(context, tracking_uri or _local_tracking(out), steps)
+
+
+def run_sweep(
+    plan: SweepPlan, console: Console, *, ray_address: str | None = None, retry_failed: bool = False
+) -> SweepResult:
+    """Run what is not on disk yet and record it in MLflow. ``UserError`` when the folder belongs to another study."""
+    context = plan.context
+    folder = StudyFolder(context.folder)
+    with folder.lock():
+        folder.claim(context.study, context.data_fingerprint)
+        if retry_failed:
+            _forget_failed(folder)
+        known = folder.records()
+        recorder = Recorder(
+            plan.tracking_uri, folder, lambda text: console.print(f"[yellow]warning:[/] {escape(text)}")
+        )
+        complete = False
+        try:
+            _run_missing(plan, known, recorder.deliver, console, ray_address)
+            complete = True
+        except KeyboardInterrupt:
+            console.print("interrupted; the same command continues where this one stopped")
+            raise
+        finally:
+            # Also after Ctrl-C: what is on disk goes to MLflow, and the sweep's run says that it was interrupted.
+            records = sorted(folder.records().values(), key=lambda r: (r.started, r.fingerprint))
+            try:
+                if any(record.status == "complete" for record in records):
+                    draw_front(context.folder)
+            finally:
+                tracked = recorder.finish(records, complete=complete)
+    return SweepResult(records, pareto_front(records), len(records) - len(known), tracked, plan.tracking_uri)
+
+
+def _run_missing(
+    plan: SweepPlan,
+    known: dict[str, TrialRecord],
+    deliver: Callable[[TrialRecord], None],
+    console: Console,
+    ray_address: str | None,
+) -> None:
+    # Ray and Optuna take seconds to import: what can be wrong is said before.
+    from vodbench.sweeps.search import ListSearch, StudySearch
+    from vodbench.sweeps.tuning import SweepEvents, run_tune
+
+    context = plan.context
+    search: ListSearch | StudySearch
+    if context.study.search.sampler == "grid":
+        jobs = grid_jobs(context, plan.steps)
+        missing = [job for job in jobs if job.fingerprint not in known]
+        search, done, total = ListSearch(missing), len(jobs) - len(missing), len(jobs)
+    else:
+        search = StudySearch(context, known.values())
+        assert context.study.search.trials is not None
+        done, total = search.num_known, context.study.search.trials
+    if done >= total:
+        return
+    start_ray(ray_address)
+    with SweepProgress(console, total, done) as progress:
+        if isinstance(search, ListSearch) and context.study.workers.concurrent_trials == 1:
+            _prepare(plan, missing, progress)
+
+        def on_records(trial_id: str, records: list[TrialRecord]) -> None:
+            for record in records:
+                search.remember(record)
+                deliver(record)
+            progress.ended(trial_id, records)
+
+        run_tune(context, plan.steps, search, total - done, SweepEvents(context, progress.doing, on_records))
+
+
+def _prepare(plan: SweepPlan, jobs: list[TrialJob], progress: SweepProgress) -> None:
+    """With one trial at a time, nothing is lost by training for all of them first.
+
+    A training that fails here fails again in the trial that needs it, and is recorded there.
+    """
+    try:
+        plan.steps.prepare(
+            jobs, plan.context, lambda what, done, total: progress.doing("prepare", "all trials", what, done, total)
+        )
+    except Exception as error:  # noqa: BLE001 - whatever it is, it must not stop the trials that do not need it
+        progress.warn(f"{reason_of(error)}; a trial that needs this training tries it again")
+    progress.ended("prepare", [])
+
+
+def _forget_failed(folder: StudyFolder) -> None:
+    """Remove the records of failed trials, so that they run again."""
+    for record in folder.records().values():
+        if record.status == "failed":
+            fs, path = filesystem(folder.trial_url(record.fingerprint))
+            fs.rm(path)
+
+
+def _local_tracking(out: str) -> str:
+    path = StudyFolder(out).local_path
+    if path is None:
+        raise UserError(
+            f"output folder '{out}' is not on this machine, so it cannot hold MLflow's SQLite file; give --tracking"
+        )
+    return default_uri(path)
+
+
+def _absolute(url: str) -> str:
+    """Local paths as workers in other working directories understand them; URLs as they are."""
+    fs, path = filesystem(url)
+    return str(path) if isinstance(fs, LocalFileSystem) else url

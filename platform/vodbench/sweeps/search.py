@@ -1,0 +1,201 @@
+"""What runs next: a fixed list of trials, or points that Optuna proposes from the records so far.
+
+Both are Ray Tune searchers whose suggestions are ``{"jobs": (TrialJob, ...)}``. Optuna's history is told again from
+the records on disk at every start, so nothing of it needs to be kept or repaired.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import optuna
+from ray.tune.search import Searcher
+
+from vodbench.records import TrialRecord
+from vodbench.studies import MethodSpace, Point, Study, method_spaces
+from vodbench.sweeps.plan import trial_job
+from vodbench.sweeps.steps import TrialContext, TrialJob
+
+METRICS = ("map", "runtime_ms")  # what a trial reports to Tune
+
+# A sampler that keeps proposing what is known has nothing new to offer: the search ends.
+_MAX_REPEATS = 200
+
+
+class ListSearch(Searcher):
+    """Hands out a list of trials, in order."""
+
+    def __init__(self, jobs: Sequence[TrialJob]) -> None:
+        super().__init__()
+        self._jobs = list(jobs)
+
+    def suggest(self, trial_id: str) -> Any:
+        if not self._jobs:
+            return Searcher.FINISHED
+        return {"jobs": (self._jobs.pop(0),)}
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Nothing follows from a result."""
+
+    def remember(self, record: TrialRecord) -> None:
+        """Nothing follows from a record."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing to keep: a new search starts from the records."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """See ``save``."""
+
+
+class StudySearch(Searcher):
+    """Two-objective Optuna search (mAP up, runtime down) over a study's conditional space, by ask and tell.
+
+    Ray's own ``OptunaSearch`` leaves a trial without finite objectives running for ever and runs a repeated point
+    again. Here the first is told as failed, and a point that was already evaluated is told its values at once.
+    """
+
+    def __init__(self, context: TrialContext, records: Iterable[TrialRecord]) -> None:
+        super().__init__()
+        self._context = context
+        self._spaces = method_spaces(context.study)
+        self._known = {record.fingerprint: record for record in records}
+        self._running: dict[str, tuple[optuna.Trial, tuple[TrialJob, ...]]] = {}
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self._optuna = optuna.create_study(
+            study_name=context.study.name, directions=["maximize", "minimize"], sampler=make_sampler(context.study)
+        )
+        history = self._history()
+        self._optuna.add_trials(history)
+        self.num_known = len(history)  # points whose every seed has a record
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Tune writes its searcher down; a new one starts from the records instead."""
+        return {}
+
+    def suggest(self, trial_id: str) -> Any:
+        running = {job.fingerprint for _, jobs in self._running.values() for job in jobs}
+        for _ in range(_MAX_REPEATS):
+            trial = self._optuna.ask()
+            jobs = self._jobs(self._point(self._draw(trial)))
+            fingerprints = {job.fingerprint for job in jobs}
+            if fingerprints <= self._known.keys():
+                self._tell(trial, objectives([self._known[f] for f in sorted(fingerprints)]))
+            elif fingerprints & running:
+                self._tell(trial, None)
+            else:
+                self._running[trial_id] = (trial, jobs)
+                return {"jobs": jobs}
+        return None if running else Searcher.FINISHED
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        trial, _ = self._running.pop(trial_id)
+        self._tell(trial, tuple(result[m] for m in METRICS) if result and not error else None)
+
+    def remember(self, record: TrialRecord) -> None:
+        """A record was written: its point is not proposed again."""
+        self._known[record.fingerprint] = record
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing to keep: a new search starts from the records."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """See ``save``."""
+
+    def _tell(self, trial: optuna.Trial, values: tuple[float, ...] | None) -> None:
+        if values is None or not all(math.isfinite(v) for v in values):
+            self._optuna.tell(trial, state=optuna.trial.TrialState.FAIL)
+        else:
+            self._optuna.tell(trial, values)
+
+    def _draw(self, trial: optuna.Trial) -> dict[str, Any]:
+        """Optuna's parameters of one point: which entry, then that entry's own knobs."""
+        entry = trial.suggest_categorical("entry", list(range(len(self._spaces))))
+        drawn = {"entry": entry}
+        for swept in self._spaces[entry].knobs:
+            name = _parameter(entry, swept.name)
+            drawn[name] = _suggest(trial, name, swept.distribution())
+        return drawn
+
+    def _point(self, drawn: Mapping[str, Any]) -> Point:
+        space: MethodSpace = self._spaces[drawn["entry"]]
+        return space.point({k.name: k.decode(drawn[_parameter(drawn["entry"], k.name)]) for k in space.knobs})
+
+    def _jobs(self, point: Point) -> tuple[TrialJob, ...]:
+        return tuple(trial_job(point, seed, self._context) for seed in self._context.study.seeds)
+
+    def _history(self) -> list[optuna.trial.FrozenTrial]:
+        """The known points of this space as finished Optuna trials, in the order they were run."""
+        past: dict[frozenset[str], optuna.trial.FrozenTrial] = {}
+        for record in sorted(self._known.values(), key=lambda r: (r.started, r.fingerprint)):
+            for entry, space in enumerate(self._spaces):
+                params = _encode(entry, space, record)
+                if params is None:
+                    continue
+                jobs = self._jobs(self._point(params))
+                names = frozenset(job.fingerprint for job in jobs)
+                if record.fingerprint in names and names <= self._known.keys() and names not in past:
+                    past[names] = self._frozen(entry, params, objectives([self._known[n] for n in sorted(names)]))
+        return list(past.values())
+
+    def _frozen(self, entry: int, params: dict[str, Any], values: tuple[float, ...] | None) -> optuna.trial.FrozenTrial:
+        distributions: dict[str, optuna.distributions.BaseDistribution] = {
+            "entry": optuna.distributions.CategoricalDistribution(list(range(len(self._spaces))))
+        }
+        distributions |= {_parameter(entry, k.name): k.distribution() for k in self._spaces[entry].knobs}
+        state = optuna.trial.TrialState.COMPLETE if values else optuna.trial.TrialState.FAIL
+        return optuna.trial.create_trial(
+            state=state, values=list(values) if values else None, params=params, distributions=distributions
+        )
+
+
+def objectives(records: Sequence[TrialRecord]) -> tuple[float, float] | None:
+    """(mAP, median ms), each the mean over seeds; None when a seed has failed."""
+    pairs = [(r.accuracy.map, r.runtime.median_ms) for r in records if r.accuracy and r.runtime]
+    if len(pairs) < len(records):
+        return None
+    maps, runtimes_ms = zip(*pairs, strict=True)
+    return math.fsum(maps) / len(pairs), math.fsum(runtimes_ms) / len(pairs)
+
+
+def make_sampler(study: Study) -> optuna.samplers.BaseSampler:
+    """Optuna's sampler of that name. TPE is multivariate and grouped, which conditional spaces need."""
+    seed = study.search.seed
+    if study.search.sampler == "random":
+        return optuna.samplers.RandomSampler(seed=seed)
+    if study.search.sampler == "nsga2":
+        generations = 4  # at least: Optuna's default of 50 a generation never gets past the first in a short sweep
+        population = min(50, max(4, (study.search.trials or 50) // generations))
+        return optuna.samplers.NSGAIISampler(seed=seed, population_size=population)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True)
+
+
+def _parameter(entry: int, knob: str) -> str:
+    return f"{entry}.{knob}"
+
+
+def _suggest(trial: optuna.Trial, name: str, wanted: optuna.distributions.BaseDistribution) -> Any:
+    d = optuna.distributions
+    if isinstance(wanted, d.IntDistribution):
+        return trial.suggest_int(name, wanted.low, wanted.high, step=wanted.step, log=wanted.log)
+    if isinstance(wanted, d.FloatDistribution):
+        return trial.suggest_float(name, wanted.low, wanted.high, step=wanted.step, log=wanted.log)
+    assert isinstance(wanted, d.CategoricalDistribution)
+    return trial.suggest_categorical(name, wanted.choices)
+
+
+def _encode(entry: int, space: MethodSpace, record: TrialRecord) -> dict[str, Any] | None:
+    """The record's point as Optuna's parameters; None when it lies outside this entry's space."""
+    if record.method != space.spec.name:
+        return None
+    params: dict[str, Any] = {"entry": entry}
+    for swept in space.knobs:
+        drawn = swept.encode(record.config[swept.name])
+        if drawn is None:
+            return None
+        params[_parameter(entry, swept.name)] = drawn
+    return params

@@ -1,0 +1,106 @@
+"""One trial from weights to record: train once, detect, evaluate, measure, write ``trial.json``."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+from vodbench.errors import UserError
+from vodbench.records import TrialRecord
+from vodbench.storage import write_text
+from vodbench.sweeps.folder import StudyFolder
+from vodbench.sweeps.steps import OnProgress, Steps, TrialContext, TrialJob
+
+DETECTIONS = "detections.parquet"
+_REASON_LENGTH = 300
+
+
+def run_trial(job: TrialJob, context: TrialContext, steps: Steps, on_progress: OnProgress) -> TrialRecord:
+    """Run ``job`` unless its record is on disk; return the record.
+
+    Any exception of a step becomes a failed record with a one-line reason (and ``error.txt`` with the traceback), so
+    that one bad trial does not stop a sweep.
+    """
+    folder = StudyFolder(context.folder)
+    known = folder.record(job.fingerprint)
+    if known is not None:
+        return known
+    started = datetime.now(UTC).isoformat(timespec="seconds")
+    seconds: dict[str, float] = {}
+    try:
+        outcome = _outcome(job, context, steps, on_progress, seconds)
+    except Exception as error:  # noqa: BLE001 - recorded with its reason and traceback
+        write_text(folder.trial_url(job.fingerprint, "error.txt"), traceback.format_exc())
+        outcome = {"status": "failed", "reason": reason_of(error)}
+    record = _record(job, context, started=started, seconds=seconds, **outcome)
+    folder.write_record(record)
+    return record
+
+
+def failed_record(job: TrialJob, context: TrialContext, reason: str) -> TrialRecord:
+    """The record of a trial whose process could not write one itself."""
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    return _record(job, context, started=now, seconds={}, status="failed", reason=reason)
+
+
+def reason_of(error: BaseException) -> str:
+    """One line that says why: a ``UserError`` as it is, anything else with its type.
+
+    Ray wraps what a worker raised; the innermost cause is what happened.
+    """
+    cause = getattr(error, "cause", None) or error.__cause__
+    if isinstance(cause, BaseException) and not isinstance(error, UserError):
+        return reason_of(cause)
+    text = " ".join(str(error).split()) or "no message"
+    line = text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"
+    return line if len(line) <= _REASON_LENGTH else line[: _REASON_LENGTH - 1] + "…"
+
+
+def _outcome(
+    job: TrialJob, context: TrialContext, steps: Steps, on_progress: OnProgress, seconds: dict[str, float]
+) -> dict[str, Any]:
+    with _timed(seconds, "train"):
+        checkpoint = steps.train(job, context, on_progress)
+    with _timed(seconds, "detect"):
+        steps.detect(job, context, checkpoint, on_progress)
+    with _timed(seconds, "evaluate"):
+        on_progress("evaluating", 0, 1)
+        accuracy = steps.evaluate(job, context)
+    with _timed(seconds, "runtime"):
+        on_progress("measuring runtime", 0, 1)
+        runtime = steps.measure(job, context, checkpoint)
+    return {
+        "status": "complete",
+        "accuracy": accuracy,
+        "runtime": runtime,
+        "checkpoint": checkpoint,
+        "detections": f"trials/{job.fingerprint}/{DETECTIONS}",
+    }
+
+
+def _record(job: TrialJob, context: TrialContext, **outcome: Any) -> TrialRecord:
+    return TrialRecord(
+        fingerprint=job.fingerprint,
+        study=context.study.name,
+        method=job.method,
+        paper=job.paper,
+        config=job.config.to_mapping(),
+        knobs=dict(job.knobs),
+        seed=job.seed,
+        data_fingerprint=context.data_fingerprint,
+        revision=context.revision,
+        **outcome,
+    )
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], step: str) -> Iterator[None]:
+    begin = time.perf_counter()
+    try:
+        yield
+    finally:
+        seconds[step] = round(time.perf_counter() - begin, 3)

@@ -1,0 +1,72 @@
+"""What the weights of a stage depend on, as a name: trials that agree in it share one checkpoint.
+
+The chain starts at the data; each stage adds its own settings to the fingerprint of the stage it starts from. Not part
+of it: inference knobs, the stage's name, the number of workers, threads and devices (they change round-off, not what
+is being computed), and the code's revision (``TRAINING_SCHEMA`` is raised when the computation changes).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+from vodbench.errors import UserError
+from vodbench.fingerprint import fingerprint
+from vodbench.knobs import MethodConfig
+from vodbench.registry import method_spec
+from vodbench.spec import Stage
+
+TRAINING_SCHEMA = 1
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedStage:
+    """A stage with its place in the chain; ``parent`` names the weights it starts from (None: fresh ones)."""
+
+    stage: Stage
+    index: int
+    fingerprint: str
+    parent: str | None
+
+
+def plan_stages(
+    method: str, config: MethodConfig, data_fingerprint: str, seed: int, split: str = "train"
+) -> tuple[PlannedStage, ...]:
+    """The stages that ``method`` with ``config`` is trained in, each with its fingerprint.
+
+    Raises ``UserError`` for an unknown method, a configuration of another method, or a method without stages.
+    """
+    spec = method_spec(method)
+    if not isinstance(config, spec.config):
+        raise UserError(
+            f"{type(config).__name__} does not configure '{method}': give a {spec.config.__name__}, for example "
+            f"{spec.config.__name__}.from_mapping(...)"
+        )
+    planned: list[PlannedStage] = []
+    parent: str | None = None
+    for index, stage in enumerate(spec.stages(config)):
+        name = fingerprint(
+            TRAINING_SCHEMA,
+            {
+                "method": stage.method,
+                "settings": stage.config.training_settings(),
+                "schedule": dataclasses.asdict(stage.schedule),
+                "clips": dataclasses.asdict(stage.clips),
+                "parent": parent,
+                "data": data_fingerprint,
+                "split": split,
+                "seed": seed,
+            },
+        )
+        planned.append(PlannedStage(stage, index, name, parent))
+        parent = name
+    if not planned:
+        raise UserError(f"method '{method}' has no training stages; it cannot be trained")
+    return tuple(planned)
+
+
+def training_fingerprint(
+    method: str, config: MethodConfig, data_fingerprint: str, seed: int, split: str = "train"
+) -> str:
+    """The name of the finished weights: that of the last stage."""
+    return plan_stages(method, config, data_fingerprint, seed, split)[-1].fingerprint

@@ -1,0 +1,86 @@
+"""Detecting in a plain video and drawing what was found."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from vodbench.drawing import draw, palette
+from vodbench.errors import UserError
+from vodbench.knobs import MethodConfig
+from vodbench.reading import prefetched
+from vodbench.spec import ClassInfo, Detections, Image, Method
+from vodbench.video_files import FrameSource, VideoWriter, check_output
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What was written."""
+
+    num_frames: int
+    num_boxes: int  # drawn
+    largest_buffer: int  # frames that waited for their detections at once
+
+
+def predict_video(
+    method: Method,
+    config: MethodConfig,
+    classes: Sequence[ClassInfo],
+    source: FrameSource,
+    out: str,
+    *,
+    score: float = 0.3,
+    upscale: int = 1,
+    on_progress: Callable[[int], None] | None = None,
+) -> Prediction:
+    """Stream ``source`` through ``method`` and write it to ``out`` with boxes, names and scores.
+
+    A frame waits in memory only until its detections are final: a look-ahead method holds T frames, whatever the
+    video's length. Frame rate and size are kept (times ``upscale``); sound is not written.
+
+    Args:
+        method: in evaluation mode, on its device.
+        config: may differ from the method's own in inference knobs.
+        score: only detections of at least this score are drawn, in [0, 1].
+        on_progress: called with the number of frames written.
+
+    Raises:
+        UserError: ``out`` cannot be written or is the input, a number is out of range, a frame does not decode. Nothing
+            is left half-written.
+    """
+    if not 0 <= score <= 1:
+        raise UserError(f"score = {score:g} is not accepted: a number in [0, 1]")
+    if upscale < 1:
+        raise UserError(f"upscale = {upscale} is not accepted: an integer in [1, inf)")
+    check_output(out, source.name)
+    names = [c.name for c in classes]
+    colors = palette(names)
+    waiting: deque[Image] = deque()
+    written = drawn = largest = 0
+
+    with VideoWriter(out, source.fps) as writer, torch.inference_mode():
+
+        def write(final: Sequence[Detections]) -> None:
+            nonlocal written, drawn
+            for found in final:
+                keep = np.flatnonzero(found.scores >= score)
+                labels = [names[label - 1] for label in found.labels[keep]]
+                image = waiting.popleft()
+                writer.write(draw(image, found.boxes[keep], labels, found.scores[keep], upscale=upscale, colors=colors))
+                written += 1
+                drawn += len(keep)
+                if on_progress:
+                    on_progress(written)
+
+        stream = method.stream(config)
+        for image in prefetched(source.images):
+            waiting.append(image)
+            largest = max(largest, len(waiting))
+            write(stream.push(image))
+        write(stream.close())
+        assert not waiting, f"{type(method).__name__}: its stream kept back the detections of {len(waiting)} frames"
+    return Prediction(written, drawn, largest)

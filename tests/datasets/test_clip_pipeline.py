@@ -1,0 +1,188 @@
+"""Clips as they reach a trainer: the same as a plain loop over the plan, whoever reads them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vodbench.cluster import start_ray, stop_ray
+from vodbench.data_source import DataSource
+from vodbench.errors import UserError
+from vodbench.images import decode
+from vodbench.spec import Clip, ClipFrame, ClipSpec
+from vodbench_datasets.clips.blocks import decode_block, read_block
+from vodbench_datasets.clips.pipeline import plan_of
+from vodbench_datasets.clips.plan import ClipPlan
+from vodbench_datasets.generated import GeneratorConfig, generate
+from vodbench_datasets.prefetch import prefetch
+from vodbench_datasets.shards import Shards, open_shards, write_shards
+
+SPEC = ClipSpec(num_supports=2, offset_low=-3, offset_high=3)
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Shards:
+    folder = tmp_path_factory.mktemp("clips")
+    generate(str(folder / "tree"), GeneratorConfig(snippets=3, val_snippets=1, frames=6, size=64), workers=1)
+    write_shards(DataSource(root=str(folder / "tree")).open(), str(folder / "shards"), shard_bytes=20_000)  # type: ignore[arg-type]
+    return open_shards(str(folder / "shards"))
+
+
+def plain_loop(dataset: Shards, plan: ClipPlan, numbers: range) -> Iterator[Clip]:
+    """The reference: no Arrow, no Ray, one frame at a time."""
+    for number in numbers:
+        planned = plan[number]
+        frames = [dataset.read("train", planned.snippet, [index])[0] for index in planned.indices]
+        first, *rest = [ClipFrame(frame.index, decode(frame.encoded, "x"), frame.truth) for frame in frames]
+        yield Clip(number, planned.snippet, first, tuple(rest), planned.flip)
+
+
+def assert_same(left: Clip, right: Clip) -> None:
+    assert (left.number, left.snippet, left.flip) == (right.number, right.snippet, right.flip)
+    frames = [(clip.reference, *clip.supports) for clip in (left, right)]
+    for a, b in zip(*frames, strict=True):
+        assert a.index == b.index
+        assert np.array_equal(a.image, b.image)
+        for name in ("boxes", "labels", "track_ids", "occluded", "generated"):
+            mine, theirs = getattr(a.truth, name), getattr(b.truth, name)
+            assert mine.dtype == theirs.dtype
+            assert np.array_equal(mine, theirs)
+
+
+@pytest.mark.parametrize("spec", [SPEC, ClipSpec()])
+def test_a_block_decodes_to_what_a_plain_loop_reads(shards: Shards, spec: ClipSpec) -> None:
+    plan = plan_of(shards, spec, split="train", seed=5)
+    table = read_block(shards, "train", [plan[number] for number in range(40)])
+    clips = list(decode_block(table))
+    assert len(clips) == 40
+    for clip, expected in zip(clips, plain_loop(shards, plan, range(40)), strict=True):
+        assert_same(clip, expected)
+    (part,) = [list(decode_block(table.slice(17, 3)))]  # Ray Data may hand over part of a block
+    assert [clip.number for clip in part] == [17, 18, 19]
+    assert_same(part[0], clips[17])
+
+
+def test_a_plan_that_cannot_be_made_is_refused_before_anything_starts(shards: Shards) -> None:
+    with pytest.raises(UserError, match="cannot be drawn"):
+        shards.training_clips(
+            ClipSpec(num_supports=9, offset_low=-1, offset_high=1), split="train", seed=0, start=0, stop=1
+        )
+    with pytest.raises(UserError, match="unknown split 'tset'"):
+        shards.training_clips(SPEC, split="tset", seed=0, start=0, stop=1)
+
+
+def test_no_clips_need_no_ray(shards: Shards) -> None:
+    assert list(shards.training_clips(SPEC, split="train", seed=0, start=5, stop=5)) == []
+
+
+@pytest.fixture(scope="module")
+def running_ray() -> Iterator[None]:
+    start_ray(num_cpus=1)
+    yield
+    stop_ray()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("running_ray")
+class TestThroughRay:
+    """One embedded Ray of one CPU for all of them."""
+
+    @pytest.mark.parametrize(("start", "rank", "world"), [(0, 0, 1), (37, 0, 1), (0, 1, 2), (30, 2, 3)])
+    def test_clips_equal_a_plain_loop(self, shards: Shards, start: int, rank: int, world: int) -> None:
+        clips = list(shards.training_clips(SPEC, split="train", seed=3, start=start, stop=150, rank=rank, world=world))
+        numbers = range(start + (rank - start) % world, 150, world)
+        expected = plain_loop(shards, plan_of(shards, SPEC, split="train", seed=3), numbers)
+        for clip, other in zip(clips, expected, strict=True):
+            assert_same(clip, other)
+
+    def test_a_long_demand_is_several_runs_in_one_order(self, shards: Shards, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("vodbench_datasets.clips.pipeline._SEGMENT_BLOCKS", 2)
+        clips = shards.training_clips(SPEC, split="train", seed=0, start=0, stop=150)
+        assert [clip.number for clip in clips] == list(range(150))
+
+    def test_it_can_be_left_early(self, shards: Shards) -> None:
+        clips = shards.training_clips(SPEC, split="train", seed=0, start=0, stop=10**7)
+        assert [clip.number for clip in islice(clips, 3)] == [0, 1, 2]
+        clips.close()  # type: ignore[attr-defined]
+        assert not any(thread.name == "prefetch" for thread in threading.enumerate())
+
+    def test_it_works_when_training_holds_every_cpu(self, shards: Shards) -> None:
+        import ray
+
+        @ray.remote(num_cpus=1)
+        class Trainer:
+            def numbers(self, dataset: Shards) -> list[int]:
+                spec = ClipSpec(num_supports=1, offset_low=-1, offset_high=1)
+                return [clip.number for clip in dataset.training_clips(spec, split="train", seed=0, start=0, stop=70)]
+
+        trainer = Trainer.remote()
+        assert ray.get(trainer.numbers.remote(shards), timeout=300) == list(range(70))
+        ray.kill(trainer)
+
+    def test_a_damaged_frame_is_one_clear_line(self, shards: Shards, tmp_path: Path) -> None:
+        copy = tmp_path / "shards"
+        copy.mkdir()
+        for file in Path(shards.root).iterdir():
+            data = bytearray(file.read_bytes())
+            if file.suffix == ".parquet":
+                data[len(data) // 3] ^= 1
+            (copy / file.name).write_bytes(bytes(data))
+        with pytest.raises(UserError) as caught:
+            list(open_shards(str(copy)).training_clips(SPEC, split="train", seed=0, start=0, stop=100))
+        message = str(caught.value)
+        assert message.startswith("shard '")
+        assert "vodbench data verify" in message
+        assert "\n" not in message
+
+
+# ---- prefetch ----
+
+
+def test_prefetch_hands_over_everything_in_order() -> None:
+    assert list(prefetch(lambda: iter(range(100)), 3)) == list(range(100))
+
+
+def test_prefetch_raises_where_the_items_are_used() -> None:
+    def work() -> Iterator[int]:
+        yield 1
+        raise KeyError("late")
+
+    items = prefetch(work, 3)
+    assert next(items) == 1
+    with pytest.raises(KeyError, match="late"):
+        next(items)
+
+
+def test_prefetch_runs_no_further_ahead_than_asked() -> None:
+    made: list[int] = []
+
+    def work() -> Iterator[int]:
+        for item in range(100):
+            made.append(item)
+            yield item
+
+    items = prefetch(work, 4)
+    assert next(items) == 0
+    items.close()
+    assert len(made) <= 1 + 4 + 1  # handed over, queued, in the thread's hand
+
+
+def test_closing_prefetch_closes_what_it_reads() -> None:
+    closed = threading.Event()
+
+    def work() -> Iterator[int]:
+        try:
+            while True:
+                yield 0
+        finally:
+            closed.set()
+
+    items = prefetch(work, 2)
+    next(items)
+    items.close()
+    assert closed.is_set()

@@ -1,0 +1,170 @@
+"""The relation module against golden numbers, a literal reference, and its own laws."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from vodbench_methods.relation import KeyValues, ObjectRelation, SharedGeometry
+from vodbench_methods.relation.reference import pair_embedding, relation_reference
+
+
+def random_boxes(count: int, generator: torch.Generator, extent: float = 300.0) -> Tensor:
+    corner = torch.rand(count, 2, generator=generator) * extent
+    size = torch.rand(count, 2, generator=generator) * extent / 2
+    return torch.cat([corner, corner + size], dim=1)
+
+
+def random_module(dim: int, heads: int, floor: str, generator: torch.Generator) -> ObjectRelation:
+    """A module whose every part matters: large geometric weights, non-zero biases."""
+    module = ObjectRelation(dim, heads, floor)  # type: ignore[arg-type]
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.2)
+    return module
+
+
+@pytest.fixture
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+def test_relation_networks_numbers(shared: Path) -> None:
+    """MXNet's Relation Networks: boxes, embedding and output, to 1e-4."""
+    golden = {name: torch.from_numpy(a) for name, a in np.load(shared / "golden" / "relation.npz").items()}
+    module = ObjectRelation(1024, 16, "max")
+    module.load_state_dict(
+        {
+            "geometry.weight": golden["p_pair_pos_fc1_1_weight"],
+            "geometry.bias": golden["p_pair_pos_fc1_1_bias"],
+            "query.weight": golden["p_query_1_weight"],
+            "query.bias": golden["p_query_1_bias"],
+            "key.weight": golden["p_key_1_weight"],
+            "key.bias": golden["p_key_1_bias"],
+            "value.weight": golden["p_linear_out_1_weight"][:, :, 0, 0],
+            "value.bias": golden["p_linear_out_1_bias"],
+        }
+    )
+    boxes, x = golden["boxes"], golden["x"]
+    torch.testing.assert_close(pair_embedding(boxes, boxes[:12], "max"), golden["emb"], atol=1e-4, rtol=0)
+    with torch.no_grad():
+        fast = module.attend(x, boxes, module.project_keys(x[:12], boxes[:12]))
+        slow = relation_reference(module, x, boxes, x[:12], boxes[:12])
+    torch.testing.assert_close(fast, golden["out"], atol=1e-4, rtol=0)
+    torch.testing.assert_close(slow, golden["out"], atol=1e-4, rtol=0)
+
+
+def test_relation_networks_geometry(golden: Path) -> None:
+    """The geometry of the same golden file, small enough to be kept here: embedding and per-head weights."""
+    kept = {name: torch.from_numpy(a) for name, a in np.load(golden / "relation_geometry.npz").items()}
+    module = ObjectRelation(64, 16, "max")
+    module.geometry.load_state_dict({"weight": kept["weight"], "bias": kept["bias"]})
+    torch.testing.assert_close(
+        pair_embedding(kept["boxes"], kept["boxes"][:12], "max"), kept["embedding"], atol=1e-4, rtol=0
+    )
+    expected = (kept["embedding"] @ kept["weight"].T + kept["bias"]).clamp(min=1e-6).permute(2, 0, 1)
+    (weights,) = SharedGeometry([module], kept["boxes"][:12])(kept["boxes"])
+    torch.testing.assert_close(weights, expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("floor", ["max", "add"])
+@pytest.mark.parametrize(("queries", "keys"), [(1, 1), (7, 40), (130, 333)])
+def test_equals_the_literal_reference(floor: str, queries: int, keys: int, generator: torch.Generator) -> None:
+    module = random_module(64, 4, floor, generator)
+    boxes, key_boxes = random_boxes(queries, generator), random_boxes(keys, generator)
+    key_boxes[0] = boxes[0]  # distance zero: the floor decides
+    x, y = torch.randn(queries, 64, generator=generator), torch.randn(keys, 64, generator=generator)
+    expected = relation_reference(module, x, boxes, y, key_boxes)
+    torch.testing.assert_close(module.attend(x, boxes, module.project_keys(y, key_boxes)), expected, atol=1e-4, rtol=0)
+
+
+def test_the_floors_differ(generator: torch.Generator) -> None:
+    """The option means something: weights trained with one floor are wrong with the other."""
+    module = random_module(32, 2, "max", generator)
+    boxes = random_boxes(5, generator)
+    x = torch.randn(5, 32, generator=generator)
+    with_max = module.attend(x, boxes, module.project_keys(x, boxes))
+    module.floor = "add"
+    with_add = module.attend(x, boxes, module.project_keys(x, boxes))
+    assert (with_max - with_add).abs().max() > 1e-3
+
+
+def test_gradients_equal_those_of_the_reference(generator: torch.Generator) -> None:
+    module = random_module(32, 4, "max", generator)
+    boxes, key_boxes = random_boxes(6, generator), random_boxes(9, generator)
+    x = torch.randn(6, 32, generator=generator, requires_grad=True)
+    y = torch.randn(9, 32, generator=generator, requires_grad=True)
+    wanted = [x, y, *module.parameters()]
+    slow = torch.autograd.grad(relation_reference(module, x, boxes, y, key_boxes).square().sum(), wanted)
+    fast = torch.autograd.grad(module.attend(x, boxes, module.project_keys(y, key_boxes)).square().sum(), wanted)
+    for got, expected in zip(fast, slow, strict=True):
+        torch.testing.assert_close(got, expected, atol=1e-4, rtol=1e-3)
+
+
+def test_attention_over_nothing_adds_nothing(generator: torch.Generator) -> None:
+    module = random_module(32, 4, "max", generator)
+    boxes, x = random_boxes(3, generator), torch.randn(3, 32, generator=generator)
+    nothing = module.project_keys(x[:0], boxes[:0])
+    assert torch.equal(module.attend(x, boxes, nothing), torch.zeros(3, 32))
+    assert module.attend(x[:0], boxes[:0], module.project_keys(x, boxes)).shape == (0, 32)
+    assert module.attend(x[:0], boxes[:0], nothing).shape == (0, 32)
+
+
+def test_keys_joined_from_parts_equal_keys_made_together(generator: torch.Generator) -> None:
+    module = random_module(32, 4, "max", generator)
+    boxes, x = random_boxes(8, generator), torch.randn(8, 32, generator=generator)
+    parts = [module.project_keys(x[i:j], boxes[i:j]) for i, j in ((0, 3), (3, 3), (3, 8))]
+    joined = module.attend(x, boxes, KeyValues.concatenate(parts))
+    torch.testing.assert_close(joined, module.attend(x, boxes, module.project_keys(x, boxes)), atol=1e-6, rtol=1e-5)
+
+
+def test_copies_equal_repeated_keys(generator: torch.Generator) -> None:
+    module = random_module(32, 4, "add", generator)
+    boxes, x = random_boxes(4, generator), torch.randn(4, 32, generator=generator)
+    repeated = torch.tensor([0, 0, 0, 1, 3])
+    expected = module.attend(x, boxes, module.project_keys(x[repeated], boxes[repeated]))
+    copies = torch.tensor([3.0, 1.0, 0.0, 1.0])
+    torch.testing.assert_close(
+        module.attend(x, boxes, module.project_keys(x, boxes), copies), expected, atol=1e-5, rtol=0
+    )
+
+
+def test_partial_sums_join_to_the_whole(generator: torch.Generator) -> None:
+    module = random_module(32, 4, "max", generator)
+    boxes, key_boxes = random_boxes(3, generator), random_boxes(12, generator)
+    x, y = torch.randn(3, 32, generator=generator), torch.randn(12, 32, generator=generator)
+    kv = module.project_keys(y, key_boxes)
+    present = torch.ones(12)
+    present[[2, 3, 8, 9, 10, 11]] = 0  # the last run holds padding alone
+    outputs, log_sums = module.partial_sums(x, boxes, kv, groups=3, present=present)
+    joined = (log_sums.softmax(dim=1)[..., None] * outputs).sum(dim=1).flatten(1)
+    alone = module.project_keys(y[present > 0], key_boxes[present > 0])
+    torch.testing.assert_close(joined, module.attend(x, boxes, alone), atol=1e-5, rtol=0)
+
+
+def test_weights_are_a_distribution_that_gives_the_output(generator: torch.Generator) -> None:
+    module = random_module(32, 4, "max", generator)
+    boxes, x = random_boxes(5, generator), torch.randn(5, 32, generator=generator)
+    kv = module.project_keys(x, boxes)
+    weights = module.weights(x, boxes, kv)
+    torch.testing.assert_close(weights.sum(dim=-1), torch.ones(4, 5))
+    gathered = torch.einsum("hqk,hkd->qhd", weights, kv.values).flatten(1)
+    torch.testing.assert_close(gathered, module.attend(x, boxes, kv), atol=1e-5, rtol=0)
+
+
+def test_large_logits_do_not_overflow(generator: torch.Generator) -> None:
+    module = random_module(32, 4, "max", generator)
+    boxes, x = random_boxes(5, generator), torch.randn(5, 32, generator=generator) * 100
+    assert module.attend(x, boxes, module.project_keys(x, boxes)).isfinite().all()
+
+
+def test_one_embedding_serves_several_modules(generator: torch.Generator) -> None:
+    modules = [random_module(32, 4, "max", generator) for _ in range(3)]
+    boxes, key_boxes = random_boxes(5, generator), random_boxes(6, generator)
+    together = SharedGeometry(modules, key_boxes)(boxes)
+    for module, weights in zip(modules, together, strict=True):
+        torch.testing.assert_close(weights, SharedGeometry([module], key_boxes)(boxes)[0])

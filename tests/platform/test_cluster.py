@@ -1,0 +1,83 @@
+"""Starting Ray: what it is given, and what happens when a cluster does not answer."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from vodbench import cluster
+from vodbench.errors import UserError
+
+EMBEDDED = """
+import json, os, ray, threading, time
+from vodbench.cluster import start_ray, stop_ray
+starter = threading.Thread(target=lambda: start_ray(num_cpus=3))
+starter.start()
+starter.join()
+time.sleep(2)  # what the kernel kills with the thread would be gone by now
+first = ray.get_runtime_context().get_job_id(), ray.get_runtime_context().get_node_id()
+start_ray()
+again = ray.get_runtime_context().get_job_id(), ray.get_runtime_context().get_node_id()
+
+@ray.remote(num_cpus=0.5)
+def look():
+    import vodbench, vodbench_datasets, vodbench_methods
+    return os.environ["OMP_NUM_THREADS"], os.environ["RAY_USAGE_STATS_ENABLED"], os.getcwd() == here
+
+here = os.getcwd()
+seen = ray.get(look.remote())
+resources = ray.cluster_resources()
+stop_ray()
+print(json.dumps([first == again, seen, resources["CPU"], resources["object_store_memory"], ray.is_initialized()]))
+"""
+
+
+def test_a_malformed_address_is_refused() -> None:
+    with pytest.raises(UserError, match="Ray address 'head' is not accepted: give host:port"):
+        cluster._join("head")
+
+
+def test_an_address_where_nothing_listens_is_refused_soon() -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+    started = time.monotonic()
+    with pytest.raises(UserError, match=f"no Ray cluster answers at '127.0.0.1:{port}'"):
+        cluster._join(f"127.0.0.1:{port}")
+    assert time.monotonic() - started < cluster.CONNECT_TIMEOUT_S + 1
+
+
+@pytest.mark.parametrize(("free_mib", "expected_mib"), [(512, 256), (6000, 600), (100_000, 1024)])
+def test_the_object_store_is_bounded(free_mib: int, expected_mib: int) -> None:
+    assert cluster.object_store_bytes(free_mib * cluster.MIB) == expected_mib * cluster.MIB
+
+
+def test_what_the_user_has_set_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "7")
+    monkeypatch.delenv("RAY_USAGE_STATS_ENABLED", raising=False)
+    cluster.prepare_environment()
+    assert os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] == "7"
+    assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
+
+
+@pytest.mark.slow
+def test_the_embedded_ray_is_small_offline_and_leaves_no_token(tmp_path: Path) -> None:
+    environment = {**os.environ, "HOME": str(tmp_path)}
+    environment.pop("RAY_AUTH_TOKEN", None)
+    done = subprocess.run(
+        [sys.executable, "-c", EMBEDDED], capture_output=True, text=True, env=environment, check=True, timeout=300
+    )
+    same, seen, cpus, store, running = json.loads(done.stdout.splitlines()[-1])
+    assert same
+    assert seen == ["1", "0", True]
+    assert cpus == 3
+    assert 256 * cluster.MIB <= store <= 1024 * cluster.MIB
+    assert not running
+    assert not (tmp_path / ".ray").exists()

@@ -1,0 +1,280 @@
+"""Delivery to MLflow: exactly once whatever interrupts it, bounded when the server is down, no password anywhere."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import shutil
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vodbench.errors import UserError
+from vodbench.records import Accuracy, Runtime, TrialRecord
+from vodbench.studies import parse_study
+from vodbench.sweeps.folder import StudyFolder
+from vodbench.tracking import content
+from vodbench.tracking.delivery import Delivery
+from vodbench.tracking.recorder import Recorder, sync
+from vodbench.tracking.server import artifact_location, connect, default_uri, redact, scrub
+
+STUDY = parse_study({"name": "tracked", "title": "A title", "methods": [{"method": "m"}]}, "tracked")
+
+
+def record(number: int, ms: float = 10.0, **changes: Any) -> TrialRecord:
+    whole = TrialRecord(
+        fingerprint=f"trial{number}", study="tracked", method="m", paper="P 2019",
+        config={"T": number, "sizes": [1, 2]},
+                knobs={"T": number}, seed=0, status="complete", checkpoint="c", data_fingerprint="d", revision="r1",
+        started=f"2026-01-01T00:00:{number:02d}+00:00", seconds={"train": 2.5},
+        accuracy=Accuracy(protocol="ilsvrc", map=0.1 * number, low=0.0, high=0.9,
+                          per_class={"car (red)": 0.5, "cat": None},
+                          motion={"slow": 0.7}, deteriorations={"any": 0.4}),
+        runtime=Runtime(median_ms=ms, p95_ms=ms, p99_ms=ms, mean_ms=ms, low_ms=ms, high_ms=ms, fps=1000 / ms,
+                        stage_ms={"backbone": 3.0}, decode_ms=1, gflops=None, peak_memory_mb=1, latency_frames=2,
+                        num_frames=9, device="cpu", threads=1, contended=False),
+    )  # fmt: skip
+    return dataclasses.replace(whole, **changes)
+
+
+@pytest.fixture(scope="module")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MLflow's tables, made once: that takes seconds."""
+    folder = tmp_path_factory.mktemp("mlflow")
+    connect(default_uri(str(folder)))
+    return folder / "mlflow.db"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, empty_database: Path) -> StudyFolder:
+    shutil.copy(empty_database, tmp_path)
+    made = StudyFolder(str(tmp_path))
+    made.claim(STUDY, "data")
+    return made
+
+
+def uri(folder: StudyFolder) -> str:
+    return default_uri(folder.url)
+
+
+def runs(folder: StudyFolder, role: str = "trial") -> list[Any]:
+    client = connect(uri(folder))
+    experiment = client.get_experiment_by_name("tracked")
+    return (
+        list(client.search_runs([experiment.experiment_id], f"tags.`vodbench.role` = '{role}'")) if experiment else []
+    )
+
+
+def test_a_trial_is_there_with_readable_names_and_its_files(folder: StudyFolder, tmp_path: Path) -> None:
+    detections = tmp_path / "trials" / "trial3" / "detections.parquet"
+    detections.parent.mkdir(parents=True)
+    detections.write_bytes(b"rows")
+    (tmp_path / "front.html").write_text("front")
+    known = [record(3, detections="trials/trial3/detections.parquet"), record(4, ms=20.0), record(2, ms=30.0)]
+    assert sync(folder, known, uri(folder)) == 3
+    by_T = {run.data.params["T"]: run for run in runs(folder)}
+    assert {T: run.data.tags["front"] for T, run in by_T.items()} == {"3": "yes", "4": "yes", "2": "no"}
+    run = by_T["3"]
+    assert run.info.run_name == "m T=3"
+    assert run.data.params["sizes"] == "[1, 2]"
+    figures = run.data.metrics
+    assert figures["map"] == pytest.approx(0.3)
+    assert (figures["map_slow"], figures["map_deterioration/any"], figures["ap/car _red_"]) == (0.7, 0.4, 0.5)
+    assert (figures["stage_ms/backbone"], figures["seconds_train"]) == (3.0, 2.5)
+    assert "ap/cat" not in figures
+    assert "gflops" not in figures
+    assert run.info.start_time == content.started_ms(known[0])
+    client = connect(uri(folder))
+    assert [f.path for f in client.list_artifacts(run.info.run_id)] == ["detections.parquet"]
+    (parent,) = runs(folder, "sweep")
+    assert {f.path for f in client.list_artifacts(parent.info.run_id)} == {"study.yaml", "front.html"}
+    assert (tmp_path / "mlartifacts").is_dir()
+    assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
+
+
+def test_delivering_again_makes_no_second_run_and_no_second_point(folder: StudyFolder) -> None:
+    known = [record(1), record(2)]
+    assert sync(folder, known, uri(folder)) == 2
+    assert sync(folder, known, uri(folder)) == 0
+    changed = [known[0], dataclasses.replace(known[1], reason="seen again")]
+    assert sync(folder, changed, uri(folder)) == 1
+    assert len(runs(folder)) == 2
+    assert len(runs(folder, "sweep")) == 1
+    client = connect(uri(folder))
+    for run in runs(folder):
+        assert len(client.get_metric_history(run.info.run_id, "map")) == 1
+
+
+def test_a_trial_that_failed_once_and_then_worked_says_so(folder: StudyFolder) -> None:
+    failed = record(1, status="failed", reason="out of luck", accuracy=None, runtime=None, checkpoint=None)
+    sync(folder, [failed], uri(folder))
+    (run,) = runs(folder)
+    assert (run.info.status, run.data.tags["reason"], run.data.tags["front"]) == ("FAILED", "out of luck", "no")
+    sync(folder, [record(1)], uri(folder))
+    (run,) = runs(folder)
+    assert (run.info.status, run.data.tags["status"], run.data.tags["front"]) == ("FINISHED", "complete", "yes")
+    assert "reason" not in run.data.tags
+
+
+def test_the_front_moves(folder: StudyFolder) -> None:
+    sync(folder, [record(1)], uri(folder))
+    sync(folder, [record(1), record(2, ms=5.0)], uri(folder))
+    assert {run.data.params["T"]: run.data.tags["front"] for run in runs(folder)} == {"1": "no", "2": "yes"}
+
+
+class Crashed(BaseException):
+    """Like a kill: nothing catches it."""
+
+
+def test_a_crash_after_any_request_leaves_each_trial_exactly_once(
+    folder: StudyFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process dies after its n-th request, for every n; the next delivery completes what is there."""
+    from mlflow.tracking import MlflowClient
+
+    writing = ("create_experiment", "create_run", "log_batch", "log_artifact", "set_terminated")
+    state = {"left": 0, "requests": 0}
+
+    def dying(name: str) -> Any:
+        original = getattr(MlflowClient, name)
+
+        def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+            answer = original(self, *args, **kwargs)
+            state["left"] -= 1
+            if state["left"] == 0:
+                raise Crashed
+            return answer
+
+        return call
+
+    known = [record(1), record(2)]
+    address = uri(folder)
+    crashed = True
+    while crashed:
+        sweep = StudyFolder(f"{folder.url}/{state['requests']}")
+        sweep.claim(STUDY, "data")
+        state["requests"] += 1
+        with monkeypatch.context() as patch:
+            for name in writing:
+                patch.setattr(MlflowClient, name, dying(name))
+            state["left"] = state["requests"]
+            try:
+                Delivery(address, sweep).deliver_all(known)
+                crashed = False
+            except Crashed:
+                pass
+        sync(sweep, known, address)
+        _assert_exactly_once(address, sweep)
+    assert state["requests"] > 10
+
+
+def _assert_exactly_once(address: str, sweep: StudyFolder) -> None:
+    client = connect(address)
+    experiment = client.get_experiment_by_name("tracked")
+    assert experiment is not None
+    mine = f"tags.`vodbench.sweep` = '{sweep.identity().id}'"
+    found = client.search_runs([experiment.experiment_id], mine)
+    assert sorted(run.data.tags.get("vodbench.trial", "sweep") for run in found) == ["sweep", "trial1", "trial2"]
+    for run in found:
+        assert run.info.status == "FINISHED"
+        assert len(client.get_metric_history(run.info.run_id, "map")) == 1
+
+
+def test_two_sweeps_of_one_study_share_the_experiment_only(
+    folder: StudyFolder, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    other = StudyFolder(str(tmp_path_factory.mktemp("other")))
+    other.claim(STUDY, "data")
+    sync(folder, [record(1)], uri(folder))
+    sync(other, [record(1)], uri(folder))
+    assert len(runs(folder)) == 2
+    assert len(runs(folder, "sweep")) == 2
+
+
+def test_a_server_that_goes_down_costs_one_warning_and_nothing_else(
+    folder: StudyFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret_uri = uri(folder)
+    warnings: list[str] = []
+    recorder = Recorder(secret_uri, folder, warnings.append)
+    recorder.deliver(record(1))
+    recorder._thread.submit(lambda: None).result()
+
+    def down(self: Delivery, record: TrialRecord) -> bool:
+        raise ConnectionError("refused")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Delivery, "deliver", down)
+        begin = time.monotonic()
+        for number in (2, 3, 4):
+            recorder.deliver(record(number))
+        assert not recorder.finish([record(n) for n in (1, 2, 3, 4)], complete=True)
+        assert time.monotonic() - begin < 5
+    assert len(warnings) == 2
+    assert "the sweep goes on" in warnings[0]
+    assert f"vodbench sync {folder.url}" in warnings[1]
+    assert sync(folder, [record(n) for n in (1, 2, 3, 4)], secret_uri) == 3
+    assert len(runs(folder)) == 4
+
+
+def test_what_was_missed_goes_out_at_the_end(folder: StudyFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    warnings: list[str] = []
+    recorder = Recorder(uri(folder), folder, warnings.append)
+    with monkeypatch.context() as patch:
+        patch.setattr(Delivery, "deliver", lambda self, record: (_ for _ in ()).throw(ConnectionError("refused")))
+        recorder.deliver(record(1))
+        recorder._thread.submit(lambda: None).result()
+    assert recorder.finish([record(1), record(2)], complete=False)
+    assert len(runs(folder)) == 2
+    assert runs(folder, "sweep")[0].info.status == "KILLED"
+
+
+@pytest.mark.parametrize("scheme", ["http", "postgresql+psycopg2"])
+def test_an_unreachable_server_is_one_line_in_seconds_without_its_password(scheme: str) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    begin = time.monotonic()
+    with pytest.raises(UserError) as error:
+        connect(f"{scheme}://ann:hunter2@127.0.0.1:{port}/db")
+    assert time.monotonic() - begin < 10
+    message = str(error.value)
+    assert f"{scheme}://ann:***@127.0.0.1:{port}/db' cannot be reached" in message
+    assert "hunter2" not in message
+    assert "\n" not in message
+
+
+def test_a_server_that_accepts_and_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vodbench.tracking.server.ANSWER_SECONDS", 1.0)
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        with pytest.raises(UserError, match="no answer in 1 s"):
+            connect(f"http://127.0.0.1:{silent.getsockname()[1]}")
+
+
+@pytest.mark.parametrize("address", ["runs/mlruns", "file:///tmp/x", "htp://host:1"])
+def test_an_address_of_no_server_is_refused(address: str) -> None:
+    with pytest.raises(UserError, match=re.escape("sqlite:///FILE.db")):
+        connect(address)
+
+
+def test_passwords_are_taken_out() -> None:
+    address = "postgresql+psycopg2://ann:hunter2@db:5432/m?sslpassword=deep&x=1"
+    assert redact(address) == "postgresql+psycopg2://ann:***@db:5432/m?sslpassword=***&x=1"
+    assert redact("sqlite:////a/b.db") == "sqlite:////a/b.db"
+    said = scrub(f"cannot open {address}\n(password hunter2, deep)", address)
+    assert "hunter2" not in said
+    assert "deep" not in said
+
+
+def test_artifacts_of_a_database_file_lie_beside_it() -> None:
+    assert artifact_location("sqlite:////a/b/m.db") == "/a/b/mlartifacts"
+    assert artifact_location("http://host:5000") is None
+
+
+def test_names_of_runs() -> None:
+    assert content.run_name(record(3, knobs={"T": 3, "r": 20.0}, seed=2)) == "m T=3 r=20 seed=2"
