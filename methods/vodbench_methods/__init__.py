@@ -5,3 +5,6 @@ METHODS: dict[str, str] = {
     "rdn-basic": "vodbench_methods.rdn.specs:BASIC",
     "rdn": "vodbench_methods.rdn.specs:FULL",
 }
+
+# Benchmarks of what the methods are made of: name under `vodbench bench` -> module with `command` and its `EPILOG`.
+BENCHES: dict[str, str] = {}

@@ -23,6 +23,7 @@ _SHIPPED: Mapping[Kind, str] = {
     "datasets": "vodbench_datasets:DATASETS",
 }
 _DATA_TOOLS = "vodbench_datasets:TOOLS"
+_METHOD_BENCHES = "vodbench_methods:BENCHES"
 
 
 def load_object(reference: str) -> Any:
@@ -62,6 +63,12 @@ def dataset_spec(name: str) -> DatasetSpec:
 def data_tool(name: str) -> Any:
     """A tool of the shipped data sets package by its name in that package's table ``TOOLS``, e.g. "shard"."""
     return load_object(load_object(_DATA_TOOLS)[name])
+
+
+def method_benches() -> Mapping[str, str]:
+    """Benchmarks of the shipped methods' parts: name under ``vodbench bench`` -> module with ``command``."""
+    benches: Mapping[str, str] = load_object(_METHOD_BENCHES)
+    return benches
 
 
 def _row(kind: Kind, name: str) -> Any:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from importlib import import_module
-from typing import Any
 
 import typer
 from rich.markup import escape
-from typer.core import TyperGroup
 
+from vodbench.cli.lazy import LazyCommands
 from vodbench.cli.shared import console
-from vodbench.errors import UserError, unknown
+from vodbench.errors import UserError
 
 # name -> module; the module holds either `app` (a group) or `command` with its `EPILOG`.
 COMMANDS: Mapping[str, str] = {
@@ -33,30 +31,13 @@ COMMANDS: Mapping[str, str] = {
 }
 
 
-class LazyCommands(TyperGroup):
-    """Commands by name from ``COMMANDS``, so that ``vodbench methods`` does not wait for Ray to be imported."""
-
-    # The context's type is private to typer (it carries its own click), hence Any.
-    def list_commands(self, ctx: Any) -> list[str]:
-        return list(COMMANDS)
-
-    def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        if cmd_name not in COMMANDS:
-            raise unknown("command", cmd_name, COMMANDS)
-        module = import_module(COMMANDS[cmd_name])
-        if hasattr(module, "app"):
-            group = typer.main.get_command(module.app)
-        else:
-            single = typer.Typer(add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False)
-            single.command(epilog=module.EPILOG)(module.command)
-            group = typer.main.get_command(single)
-        group.name = cmd_name
-        return group
+class Commands(LazyCommands):
+    table = COMMANDS
 
 
 app = typer.Typer(
     name="vodbench",
-    cls=LazyCommands,
+    cls=Commands,
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="markdown",

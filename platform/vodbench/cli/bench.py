@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-
 import typer
 
+from vodbench.cli.lazy import LazyCommands
+from vodbench.registry import method_benches
+
+
+class Benches(LazyCommands):
+    table = {  # noqa: RUF012 - a ClassVar of the base class
+        "evaluate": "vodbench.bench.evaluate",
+        "runtime": "vodbench.bench.runtime",
+        **method_benches(),
+    }
+
+
 app = typer.Typer(
+    cls=Benches,
     help="Measure speed: ratios of figures taken in one run, so that they hold on any machine.",
     no_args_is_help=True,
+    add_completion=False,
     rich_markup_mode="markdown",
     epilog="Example:\n\n`vodbench bench evaluate --json`",
 )
 
-for _name in ("evaluate", "runtime"):
-    _module = import_module(f"vodbench.bench.{_name}")
-    app.command(_name, epilog=_module.EPILOG)(_module.command)
+
+@app.callback()
+def root() -> None:
+    """Measure speed: ratios of figures taken in one run, so that they hold on any machine."""
