@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -151,6 +151,14 @@ class Dataset(Protocol):
         """
         ...
 
+    def snippet_frames(self, split: str, snippets: Sequence[str], *, world: int = 1) -> Iterator[Frame]:
+        """All frames of these snippets: whole snippets in the order given, frames in theirs, encoded.
+
+        Read ahead by Ray Data; ``world`` says how many evaluation workers do so at a time, which bounds what each may
+        keep in memory. ``UserError`` for an unknown snippet, and where a frame cannot be read.
+        """
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class DatasetSpec:
@@ -193,6 +201,15 @@ class Stream(Protocol):
 
     def close(self) -> list[Detections]:
         """The video ended: return what is still owed. The stream is not used again."""
+        ...
+
+
+@runtime_checkable
+class EncodedStream(Stream, Protocol):
+    """A stream of a ``FrameEncoder``: takes frames that were encoded already."""
+
+    def push_encoded(self, encoded: Any) -> list[Detections]:
+        """As ``push(image)`` for ``encoded = method.encode(image, ...)``, which is left unchanged."""
         ...
 
 
@@ -256,6 +273,22 @@ class Method(Protocol):
 
     def stream(self, config: MethodConfig | None = None, clock: Clock | None = None) -> Stream:
         """A fresh stream. ``config`` may differ from the method's own in inference knobs only (else ``UserError``)."""
+        ...
+
+
+@runtime_checkable
+class FrameEncoder(Protocol):
+    """What a ``Method`` may offer besides: the work on a frame by itself, so that a sweep does it once for many trials.
+
+    Its streams are ``EncodedStream``; ``push(image)`` equals ``push_encoded(encode(image, config))`` exactly.
+    """
+
+    def encoding_settings(self, config: MethodConfig) -> Mapping[str, Any]:
+        """The inference settings that ``encode`` depends on: equal ones may share the encoded frame."""
+        ...
+
+    def encode(self, image: Image, config: Any, clock: Clock | None = None) -> Any:
+        """All that a frame gives, whatever the rest of the configuration is. (H, W, 3) uint8 RGB."""
         ...
 
 

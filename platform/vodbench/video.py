@@ -12,7 +12,8 @@ import torch
 from vodbench.drawing import draw, palette
 from vodbench.errors import UserError
 from vodbench.knobs import MethodConfig
-from vodbench.reading import prefetched
+from vodbench.prefetch import prefetch
+from vodbench.reading import FRAMES_AHEAD
 from vodbench.spec import ClassInfo, Detections, Image, Method
 from vodbench.video_files import FrameSource, VideoWriter, check_output
 
@@ -77,7 +78,7 @@ def predict_video(
                     on_progress(written)
 
         stream = method.stream(config)
-        for image in prefetched(source.images):
+        for image in prefetch(source.images, FRAMES_AHEAD):
             waiting.append(image)
             largest = max(largest, len(waiting))
             write(stream.push(image))

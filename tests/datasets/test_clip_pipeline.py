@@ -1,4 +1,4 @@
-"""Clips as they reach a trainer: the same as a plain loop over the plan, whoever reads them."""
+"""Clips as they reach a trainer, snippets as they reach an evaluation worker: the same as a plain loop reads."""
 
 from __future__ import annotations
 
@@ -6,20 +6,22 @@ import threading
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from vodbench.cluster import start_ray, stop_ray
 from vodbench.data_source import DataSource
 from vodbench.errors import UserError
 from vodbench.images import decode
-from vodbench.spec import Clip, ClipFrame, ClipSpec
+from vodbench.spec import Clip, ClipFrame, ClipSpec, SnippetInfo
 from vodbench_datasets.clips.blocks import decode_block, read_block
 from vodbench_datasets.clips.pipeline import plan_of
 from vodbench_datasets.clips.plan import ClipPlan
+from vodbench_datasets.clips.runs import error_run, frame_runs, frames_of, read_run
 from vodbench_datasets.generated import GeneratorConfig, generate
-from vodbench_datasets.prefetch import prefetch
 from vodbench_datasets.shards import Shards, open_shards, write_shards
 
 SPEC = ClipSpec(num_supports=2, offset_low=-3, offset_high=3)
@@ -76,8 +78,35 @@ def test_a_plan_that_cannot_be_made_is_refused_before_anything_starts(shards: Sh
         shards.training_clips(SPEC, split="tset", seed=0, start=0, stop=1)
 
 
+def test_an_unknown_snippet_is_refused_before_anything_starts(shards: Shards) -> None:
+    with pytest.raises(UserError, match="unknown snippet 'nobody'"):
+        shards.snippet_frames("train", ["nobody"])
+
+
+@pytest.mark.parametrize("size", [1, 4, 7, 100])
+def test_runs_hold_every_frame_once_and_in_order(size: int) -> None:
+    infos = [SnippetInfo(name, frames) for name, frames in (("a", 3), ("b", 0), ("c", 9), ("d", 1), ("e", 1), ("f", 8))]
+    runs = frame_runs(infos, size)
+    assert [(s, i) for run in runs for s, indices in run.parts for i in indices] == [
+        (info.id, i) for info in infos for i in range(info.num_frames)
+    ]
+    assert all(0 < len(run) <= size for run in runs)
+
+
+def test_a_run_becomes_the_frames_it_was_read_from(shards: Shards) -> None:
+    info = shards.snippets("train")[0]
+    (run,) = frame_runs([info])
+    frames = list(frames_of(read_run(shards, "train", run)))
+    for frame, other in zip(frames, shards.read("train", info.id), strict=True):
+        assert (frame.snippet, frame.index, frame.encoded) == (other.snippet, other.index, other.encoded)
+        assert np.array_equal(frame.truth.boxes, other.truth.boxes)
+    with pytest.raises(UserError, match="broken"):
+        list(frames_of(error_run(UserError("broken"))))
+
+
 def test_no_clips_need_no_ray(shards: Shards) -> None:
     assert list(shards.training_clips(SPEC, split="train", seed=0, start=5, stop=5)) == []
+    assert list(shards.snippet_frames("train", [])) == []
 
 
 @pytest.fixture(scope="module")
@@ -101,15 +130,65 @@ class TestThroughRay:
             assert_same(clip, other)
 
     def test_a_long_demand_is_several_runs_in_one_order(self, shards: Shards, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("vodbench_datasets.clips.pipeline._SEGMENT_BLOCKS", 2)
+        monkeypatch.setattr("vodbench_datasets.clips.pipeline._CHUNKS_A_RUN", 2)
         clips = shards.training_clips(SPEC, split="train", seed=0, start=0, stop=150)
         assert [clip.number for clip in clips] == list(range(150))
+
+    def test_whole_snippets_come_in_order(self, shards: Shards) -> None:
+        """Every frame of every snippet, as a plain loop reads them; several Ray Data runs, several frames a task."""
+        wanted = [info.id for info in shards.snippets("train")][::-1]
+        frames = list(shards.snippet_frames("train", wanted, world=2))
+        plain = [frame for snippet in wanted for frame in shards.read("train", snippet)]
+        assert [(f.snippet, f.index) for f in frames] == [(f.snippet, f.index) for f in plain]
+        for frame, other in zip(frames, plain, strict=True):
+            assert frame.encoded == other.encoded
+            assert np.array_equal(frame.truth.boxes, other.truth.boxes)
+            assert frame.deteriorations == other.deteriorations
+
+    def test_an_evaluation_pass_equals_one_without_ray(self, shards: Shards, tmp_path: Path) -> None:
+        """Two workers, fed by Ray Data; three configurations that share each frame's encoding."""
+        from vodbench.checkpoints import Checkpoint, save_checkpoint
+        from vodbench.detections import read_detections
+        from vodbench.registry import method_spec
+        from vodbench.streaming import detect_configs, detect_split
+
+        spec = method_spec("rdn")
+        config = spec.config.from_mapping(spec.presets["tiny"])
+        torch.manual_seed(0)
+        method: Any = spec.build(config, len(shards.classes))
+        url = str(tmp_path / "model.pt")
+        save_checkpoint(
+            url,
+            Checkpoint(
+                method="rdn",
+                config=config,
+                classes=shards.classes,
+                weights=method.state_dict(),
+                fingerprint="weights",
+                stage="advanced",
+                data_fingerprint="none",
+                seed=0,
+                revision="test",
+            ),
+        )
+        source = DataSource(root=shards.root)
+        configs = [config.replace(T=1), config.replace(T=2, K=5), config.replace(r=100.0)]
+        outs = [str(tmp_path / f"{n}.parquet") for n in range(len(configs))]
+        detect_configs(url, list(zip(configs, outs, strict=True)), source, "train", workers=2)
+        for config, out in zip(configs, outs, strict=True):
+            alone = detect_split(url, config, source, "train", str(tmp_path / "alone.parquet"))
+            together = read_detections(out)
+            assert together.provenance == alone.provenance
+            assert together.snippet_ids == alone.snippet_ids
+            assert len(together.scores) > 0
+            for name in ("snippet", "frame", "offsets", "boxes", "scores", "labels"):
+                assert np.array_equal(getattr(together, name), getattr(alone, name)), name
 
     def test_it_can_be_left_early(self, shards: Shards) -> None:
         clips = shards.training_clips(SPEC, split="train", seed=0, start=0, stop=10**7)
         assert [clip.number for clip in islice(clips, 3)] == [0, 1, 2]
         clips.close()  # type: ignore[attr-defined]
-        assert not any(thread.name == "prefetch" for thread in threading.enumerate())
+        assert not any(thread.name == "vodbench-prefetch" for thread in threading.enumerate())
 
     def test_it_works_when_training_holds_every_cpu(self, shards: Shards) -> None:
         import ray
@@ -132,57 +211,15 @@ class TestThroughRay:
             if file.suffix == ".parquet":
                 data[len(data) // 3] ^= 1
             (copy / file.name).write_bytes(bytes(data))
-        with pytest.raises(UserError) as caught:
-            list(open_shards(str(copy)).training_clips(SPEC, split="train", seed=0, start=0, stop=100))
-        message = str(caught.value)
-        assert message.startswith("shard '")
-        assert "vodbench data verify" in message
-        assert "\n" not in message
-
-
-# ---- prefetch ----
-
-
-def test_prefetch_hands_over_everything_in_order() -> None:
-    assert list(prefetch(lambda: iter(range(100)), 3)) == list(range(100))
-
-
-def test_prefetch_raises_where_the_items_are_used() -> None:
-    def work() -> Iterator[int]:
-        yield 1
-        raise KeyError("late")
-
-    items = prefetch(work, 3)
-    assert next(items) == 1
-    with pytest.raises(KeyError, match="late"):
-        next(items)
-
-
-def test_prefetch_runs_no_further_ahead_than_asked() -> None:
-    made: list[int] = []
-
-    def work() -> Iterator[int]:
-        for item in range(100):
-            made.append(item)
-            yield item
-
-    items = prefetch(work, 4)
-    assert next(items) == 0
-    items.close()
-    assert len(made) <= 1 + 4 + 1  # handed over, queued, in the thread's hand
-
-
-def test_closing_prefetch_closes_what_it_reads() -> None:
-    closed = threading.Event()
-
-    def work() -> Iterator[int]:
-        try:
-            while True:
-                yield 0
-        finally:
-            closed.set()
-
-    items = prefetch(work, 2)
-    next(items)
-    items.close()
-    assert closed.is_set()
+        damaged = open_shards(str(copy))
+        snippets = [info.id for info in damaged.snippets("train")]
+        for read in (
+            lambda: damaged.training_clips(SPEC, split="train", seed=0, start=0, stop=100),
+            lambda: damaged.snippet_frames("train", snippets),
+        ):
+            with pytest.raises(UserError) as caught:
+                list(read())
+            message = str(caught.value)
+            assert message.startswith("shard '")
+            assert "vodbench data verify" in message
+            assert "\n" not in message

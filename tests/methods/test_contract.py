@@ -23,7 +23,7 @@ from vodbench.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
 from vodbench.errors import UserError
 from vodbench.knobs import Knob, MethodConfig
 from vodbench.registry import method_spec, table
-from vodbench.spec import ClassInfo, Clip, ClipFrame, Detections, Image, Method, MethodSpec, Truth
+from vodbench.spec import ClassInfo, Clip, ClipFrame, Detections, FrameEncoder, Image, Method, MethodSpec, Truth
 
 CLASSES = tuple(ClassInfo(f"n{i}", f"class {i}") for i in range(1, 4))
 HEIGHT, WIDTH = 56, 72  # of the original frames; neither side is the resized one
@@ -261,6 +261,29 @@ def test_each_frame_goes_through_the_backbone_once(method: Method) -> None:
     stream.close()
     assert clock.entered, "a stream times its stages"
     assert clock.entered["backbone"] <= 6
+
+
+def test_streams_that_share_encoded_frames_see_what_they_see_alone(
+    spec: MethodSpec, config: MethodConfig, method: Method
+) -> None:
+    """A method that encodes frames apart: equal settings share, and nothing but the inference settings named counts."""
+    if not isinstance(method, FrameEncoder):
+        pytest.skip(f"{spec.name} does not encode frames apart from its streams")
+    images = video(7)
+    shared = method.encoding_settings(config)
+    changed = [config.replace(**{name: CHANGED[name]}) for name in config.inference_settings()]
+    sharing = [c for c in changed if method.encoding_settings(c) == shared]
+    assert sharing, "no inference knob leaves the encoding alone"
+    streams = [method.stream(c) for c in sharing]
+    found: list[list[Detections]] = [[] for _ in streams]
+    for image in images:
+        encoded = method.encode(image, config)
+        for stream, final in zip(streams, found, strict=True):
+            final.extend(stream.push_encoded(encoded))  # type: ignore[attr-defined]
+    for stream, final, own in zip(streams, found, sharing, strict=True):
+        final.extend(stream.close())
+        for got, alone in zip(final, stream_all(method, images, own), strict=True):
+            assert_equal(got, alone, box=0, score=0)
 
 
 def test_zero_proposals_work(method: Method, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,12 +17,12 @@ from vodbench.registry import method_spec
 from vodbench.spec import Clip, ClipFrame, Detections, Image, Truth
 from vodbench.transforms import Resized
 from vodbench_methods.detection.faster_rcnn import FasterRCNN
-from vodbench_methods.detection.records import Proposals
+from vodbench_methods.detection.records import FrameFeatures, Proposals
 from vodbench_methods.rdn.basic import RDNBasic
 from vodbench_methods.rdn.config import RDNBasicConfig, RDNConfig
 from vodbench_methods.rdn.full import RDN, best, count_best
 from vodbench_methods.rdn.memory import RefiningMemory
-from vodbench_methods.rdn.records import FrameFeatures, Support
+from vodbench_methods.rdn.records import Support
 from vodbench_methods.rdn.specs import BASIC, FULL, narrowed
 from vodbench_methods.rdn.stream import window
 from vodbench_methods.relation.reference import relation_reference
@@ -82,7 +82,7 @@ def encoded(count: int, numbers: Sequence[int], dim: int = 32) -> list[FrameFeat
 
 def replay(method: RDNBasic, frames: Sequence[FrameFeatures], config: RDNBasicConfig) -> list[Detections]:
     stream: Any = method.stream(config)
-    return [d for frame in frames for d in stream.push_features(frame)] + stream.close()
+    return [d for frame in frames for d in stream.push_encoded(frame)] + stream.close()
 
 
 def assert_same(got: Detections, expected: Detections) -> None:

@@ -15,8 +15,7 @@ from vodbench.data_source import DataSource
 from vodbench.detections import DetectionSet, read_detections
 from vodbench.errors import UserError
 from vodbench.images import decode
-from vodbench.streaming import SnippetError, detect_snippet, detect_split
-from vodbench.timing import StageClock
+from vodbench.streaming import SnippetError, detect_configs, detect_snippet, detect_split
 
 
 def source(**options: Any) -> DataSource:
@@ -144,6 +143,50 @@ def test_chosen_snippets_come_in_listed_order(plain: ModuleType, weights: str, t
     assert len(detect_split(weights, plain.PlainConfig(), source(), "val", out)) == 18  # not taken for the whole
 
 
+def test_several_configurations_go_through_together(plain: ModuleType, weights: str, tmp_path: Path) -> None:
+    """Each gets what it gets alone; what is finished of one is kept when another is added."""
+    trace = tmp_path / "trace"
+    configs = [plain.PlainConfig(T=T, trace=str(trace)) for T in (0, 2, 50)]
+    outs = [str(tmp_path / f"{n}.parquet") for n in range(3)]
+    calls: list[tuple[int, int]] = []
+    detect_configs(weights, list(zip(configs[:2], outs[:2], strict=True)), source(), "val")
+    assert trace.read_text().count("stream") == 2 * 3
+    detect_configs(
+        weights, list(zip(configs, outs, strict=True)), source(), "val", on_progress=lambda *done: calls.append(done)
+    )
+    assert trace.read_text().count("stream") == 3 * 3
+    assert calls == [(36, 54), (41, 54), (47, 54), (54, 54)]
+    for config, out in zip(configs, outs, strict=True):
+        alone = detect_split(weights, config, source(), "val", str(tmp_path / "alone.parquet"))
+        together = read_detections(out)
+        assert together.provenance == alone.provenance
+        assert np.array_equal(together.scores, alone.scores)
+        assert_right(plain, together, plain.PlainData("nowhere"))
+    assert list(tmp_path.glob("*.parts")) == []
+
+
+def test_tasks_get_smaller_towards_the_end_and_leave_nothing_out() -> None:
+    from vodbench.spec import SnippetInfo
+    from vodbench.streaming.jobs import Job
+    from vodbench.streaming.workers import MIN_FRAMES, take
+
+    lengths = sorted(np.random.default_rng(0).integers(1, 400, 555).tolist())
+    jobs = [
+        Job(
+            checkpoint_url="", settings=(), source=source(), split="val", snippet=SnippetInfo(str(n), frames), device=""
+        )
+        for n, frames in enumerate(lengths)
+    ]
+    waiting, tasks = list(jobs), []
+    while waiting:
+        tasks.append(take(waiting, workers=4))
+    assert [job for task in tasks for job in task] == jobs[::-1]
+    frames = [sum(job.snippet.num_frames for job in task) for task in tasks]
+    assert frames[0] < sum(lengths) / 4  # a slow worker's first task does not decide when all is done
+    assert max(frames[-4:]) < 2 * MIN_FRAMES
+    assert len(tasks) < 80
+
+
 def test_a_failure_names_snippet_and_frame(plain: ModuleType, weights: str, tmp_path: Path) -> None:
     out = str(tmp_path / "found.parquet")
     with pytest.raises(SnippetError, match=r"plain, snippet 's0', frame 3: ZeroDivisionError: planted"):
@@ -155,12 +198,13 @@ def test_a_stream_that_loses_a_frame_is_named(plain: ModuleType) -> None:
     config = plain.PlainConfig(lose_at=1)
     images = [np.zeros((4, 4, 3), np.uint8)] * 3
     with pytest.raises(AssertionError, match="PlainMethod: its stream took 3 frames and returned detections of 2"):
-        detect_snippet(plain.PlainMethod(config), config, images)
+        detect_snippet(plain.PlainMethod(config), [config], images)
 
 
 def test_an_empty_snippet_gives_nothing(plain: ModuleType) -> None:
     config = plain.PlainConfig()
-    assert detect_snippet(plain.PlainMethod(config), config, [], StageClock()) == ([], [])
+    (nothing,) = detect_snippet(plain.PlainMethod(config), [config], [])
+    assert (nothing.detections, nothing.stage_ms) == ([], [])
 
 
 def test_a_frame_that_does_not_decode_stops_the_pass(plain: ModuleType, weights: str, tmp_path: Path) -> None:
@@ -198,7 +242,7 @@ def test_weights_of_other_training_settings_are_refused(plain: ModuleType, weigh
 
 
 def test_weights_are_loaded_once_until_the_file_changes(plain: ModuleType, weights: str) -> None:
-    from vodbench.streaming.jobs import cached_method
+    from vodbench.streaming.caches import cached_method
 
     first = cached_method(weights, "cpu")
     assert cached_method(weights, "cpu") is first

@@ -1,4 +1,4 @@
-"""A plan of clips as a Ray Data source: one read task a chunk of clip numbers."""
+"""A list of chunks as a Ray Data source: one read task a chunk."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
 
-class ClipDatasource(Datasource):
-    """Blocks ``read(chunk)`` for every chunk of clip numbers, in order; nothing is read before a task runs."""
+class ChunkDatasource(Datasource):
+    """Blocks ``read(chunk)`` for every chunk, in order; nothing is read before a task runs."""
 
-    def __init__(self, read: Callable[[range], pa.Table], chunks: Sequence[range]) -> None:
+    def __init__(self, read: Callable[[Any], pa.Table], chunks: Sequence[Any]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._read = read
         self._chunks = chunks
@@ -26,9 +26,9 @@ class ClipDatasource(Datasource):
         return None
 
 
-def _block(read: Callable[[range], pa.Table], chunk: range) -> list[pa.Table]:
+def _block(read: Callable[[Any], pa.Table], chunk: Any) -> list[pa.Table]:
     return [read(chunk)]
 
 
-def _metadata(chunk: range) -> BlockMetadata:
+def _metadata(chunk: Any) -> BlockMetadata:
     return BlockMetadata(num_rows=len(chunk), size_bytes=None, exec_stats=None, input_files=None)

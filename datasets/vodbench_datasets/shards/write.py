@@ -13,9 +13,9 @@ from typing import Protocol
 import vodbench
 from vodbench.errors import UserError, unknown
 from vodbench.fingerprint import fingerprint
+from vodbench.prefetch import prefetch
 from vodbench.spec import Dataset, Frame, SnippetInfo
 from vodbench.storage import join, write_bytes, write_text
-from vodbench_datasets.prefetch import prefetch
 from vodbench_datasets.shards.build import BuiltShard, ShardBuilder
 from vodbench_datasets.shards.check import check_shard
 from vodbench_datasets.shards.destination import check_apart, claim, release, shard_name

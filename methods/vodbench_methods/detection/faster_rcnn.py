@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from vodbench.spec import Clip, Clock, Detections, Image, MethodSpec, Stage, Str
 from vodbench_methods.detection.box_head import BoxHead
 from vodbench_methods.detection.clock import NullClock
 from vodbench_methods.detection.config import SMALL, TINY, DetectorConfig
+from vodbench_methods.detection.records import FrameFeatures
 from vodbench_methods.detection.streaming import inference_config
 from vodbench_methods.detection.two_stage import TwoStageDetector
 
@@ -41,6 +43,15 @@ class FasterRCNN(TwoStageDetector):
         features = self.head(self.pool(c5, [s.boxes for s in samples]))
         return {**self.rpn.losses(output, batch.sizes, targets), **self.head_losses(features, samples)}
 
+    def encoding_settings(self, config: MethodConfig) -> Mapping[str, Any]:
+        assert isinstance(config, DetectorConfig)
+        return {"candidates": config.candidates, "proposals": config.proposals}
+
+    @torch.inference_mode()
+    def encode(self, image: Image, config: DetectorConfig, clock: Clock | None = None) -> FrameFeatures:
+        """Proposals of a frame and their features; ``config`` may differ from the method's own in inference knobs."""
+        return self.encode_frame(image, config.candidates, config.proposals, self.head, clock or NullClock())
+
     def stream(self, config: MethodConfig | None = None, clock: Clock | None = None) -> Stream:
         return FasterRCNNStream(self, inference_config(self.config, config), clock or NullClock())
 
@@ -55,20 +66,14 @@ class FasterRCNNStream:
 
     @torch.inference_mode()
     def push(self, image: Image) -> list[Detections]:
-        detector, stage = self._detector, self._clock.stage
-        with stage("preprocess"):
-            batch = detector.preprocess([image])
-        with stage("backbone"):
-            c4, c5 = detector.features(batch)
-        with stage("proposals"):
-            (proposals,) = detector.propose(c4, batch.sizes, self._config)
-        with stage("roi"):
-            pooled = detector.pool(c5, [proposals.boxes])
-        with stage("head"):
-            features = detector.head(pooled)
-        with stage("post"):
-            selected = detector.select(features, proposals.boxes, batch.sizes[0], self._config)
-            return [detector.to_original(selected, batch.resized[0])]
+        return self.push_encoded(self._detector.encode(image, self._config, self._clock))
+
+    @torch.inference_mode()
+    def push_encoded(self, encoded: FrameFeatures) -> list[Detections]:
+        """As ``push`` for a frame that ``encode`` has seen already (possibly for another stream)."""
+        with self._clock.stage("post"):
+            selected = self._detector.select(encoded.features, encoded.boxes, encoded.size, self._config)
+            return [self._detector.to_original(selected, encoded.resized)]
 
     def close(self) -> list[Detections]:
         return []

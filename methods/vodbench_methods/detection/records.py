@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -38,6 +39,29 @@ class Proposals:
 
     def top(self, k: int) -> Proposals:
         return Proposals(self.boxes[:k], self.objectness[:k])
+
+
+@dataclass(frozen=True, slots=True)
+class FrameFeatures:
+    """All that a frame gives to detection in it and around it; n proposals, best first.
+
+    This is the part worth keeping between trials: it depends on weights, preprocessing and proposal settings alone, not
+    on T, K, r or how detections are chosen.
+    """
+
+    boxes: Tensor  # (n, 4)
+    objectness: Tensor  # (n,)
+    features: Tensor  # (n, D) after the first fully connected layer
+    size: tuple[int, int]  # (height, width) of the resized image
+    resized: Resized  # the way back to original pixels, without the image
+
+    def top(self, k: int) -> FrameFeatures:
+        """The k best proposals (all where there are fewer)."""
+        return replace(self, boxes=self.boxes[:k], objectness=self.objectness[:k], features=self.features[:k])
+
+
+def without_image(resized: Resized) -> Resized:
+    return replace(resized, image=np.empty((0, 0, 3), np.uint8))
 
 
 @dataclass(frozen=True, slots=True)

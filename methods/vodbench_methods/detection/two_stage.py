@@ -6,7 +6,7 @@ image; only ``postprocess`` goes back to the original's.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,13 +15,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vodbench.errors import UserError
-from vodbench.spec import ClipFrame, Detections, Image
+from vodbench.spec import ClipFrame, Clock, Detections, Image
 from vodbench.transforms import Resized, flip_boxes, flip_image, resize_shorter
 from vodbench_methods.detection.backbones import build_backbone, load_torchvision_weights
 from vodbench_methods.detection.batch_norm import FoldedCopy
 from vodbench_methods.detection.box_head import BoxPredictor, head_losses, select_detections
 from vodbench_methods.detection.config import DetectorConfig
-from vodbench_methods.detection.records import Batch, Proposals, RoiSamples, Selected, Target
+from vodbench_methods.detection.records import (
+    Batch,
+    FrameFeatures,
+    Proposals,
+    RoiSamples,
+    Selected,
+    Target,
+    without_image,
+)
 from vodbench_methods.detection.roi_align import roi_align
 from vodbench_methods.detection.rpn import RegionProposalNetwork, RpnOutput
 from vodbench_methods.detection.sampling import sample_rois
@@ -105,13 +113,6 @@ class TwoStageDetector(nn.Module):
 
     # ---- features to proposals and pooled RoIs
 
-    def propose(
-        self, c4: Tensor, sizes: Sequence[tuple[int, int]], config: DetectorConfig | None = None
-    ) -> list[Proposals]:
-        """Proposals at inference: ``config.proposals`` of ``config.candidates`` (the detector's own by default)."""
-        config = config or self.config
-        return self.rpn.propose(self.rpn(c4), sizes, candidates=config.candidates, limit=config.proposals)
-
     def propose_for_training(self, output: RpnOutput, sizes: Sequence[tuple[int, int]]) -> list[Proposals]:
         """Proposals in training, from predictions that also go into ``rpn.losses``."""
         return self.rpn.propose(
@@ -132,6 +133,26 @@ class TwoStageDetector(nn.Module):
             aligned=self.config.roi_aligned,
         )
         return bins.flatten(1)
+
+    def encode_frame(
+        self, image: Image, candidates: int, limit: int, head: Callable[[Tensor], Tensor], clock: Clock
+    ) -> FrameFeatures:
+        """Image in, ``limit`` proposals of ``candidates`` and their features out, timed stage by stage.
+
+        ``head``: (n, pooled_channels) pooled RoIs -> (n, fc_channels) features.
+        """
+        with clock.stage("preprocess"):
+            batch = self.preprocess([image])
+        with clock.stage("backbone"):
+            c4, c5 = self.features(batch)
+        with clock.stage("proposals"):
+            (proposals,) = self.rpn.propose(self.rpn(c4), batch.sizes, candidates=candidates, limit=limit)
+        with clock.stage("roi"):
+            pooled = self.pool(c5, [proposals.boxes])
+        with clock.stage("head"):
+            features = head(pooled)
+        resized = without_image(batch.resized[0])
+        return FrameFeatures(proposals.boxes, proposals.objectness, features, batch.sizes[0], resized)
 
     # ---- RoI features to losses and detections
 

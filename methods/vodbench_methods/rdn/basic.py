@@ -12,7 +12,7 @@ All modules attend to the same S, so the keys and values of a support frame are 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -22,13 +22,13 @@ from vodbench.knobs import MethodConfig
 from vodbench.spec import Clip, Clock, Detections, Image, Stage, Stream
 from vodbench_methods.detection.box_head import fully_connected
 from vodbench_methods.detection.clock import NullClock
-from vodbench_methods.detection.records import Batch, Proposals, RoiSamples
+from vodbench_methods.detection.records import Batch, FrameFeatures, Proposals, RoiSamples
 from vodbench_methods.detection.rpn import RpnOutput
 from vodbench_methods.detection.streaming import inference_config
 from vodbench_methods.detection.two_stage import TwoStageDetector
 from vodbench_methods.rdn.config import RDNBasicConfig
 from vodbench_methods.rdn.memory import Memory, PlainMemory
-from vodbench_methods.rdn.records import FrameFeatures, Pool, Support, spread, without_image
+from vodbench_methods.rdn.records import Pool, Support, spread
 from vodbench_methods.rdn.stream import RDNStream, detect_window
 from vodbench_methods.relation import Floor, KeyValues, ObjectRelation, SharedGeometry
 
@@ -55,23 +55,14 @@ class RDNBasic(TwoStageDetector):
 
     # ---- a frame by itself
 
+    def encoding_settings(self, config: MethodConfig) -> Mapping[str, Any]:
+        config = cast(RDNBasicConfig, config)
+        return {"candidates": config.candidates, "encoded_proposals": config.encoded_proposals}
+
+    @torch.inference_mode()
     def encode(self, image: Image, config: RDNBasicConfig, clock: Clock | None = None) -> FrameFeatures:
         """Proposals of a frame and their features; ``config`` may differ from the method's own in inference knobs."""
-        stage = (clock or NullClock()).stage
-        with stage("preprocess"):
-            batch = self.preprocess([image])
-        with stage("backbone"):
-            c4, c5 = self.features(batch)
-        with stage("proposals"):
-            (proposals,) = self.rpn.propose(
-                self.rpn(c4), batch.sizes, candidates=config.candidates, limit=config.encoded_proposals
-            )
-        with stage("roi"):
-            pooled = self.pool(c5, [proposals.boxes])
-        with stage("head"):
-            features = self.first(pooled)
-        resized = without_image(batch.resized[0])
-        return FrameFeatures(proposals.boxes, proposals.objectness, features, batch.sizes[0], resized)
+        return self.encode_frame(image, config.candidates, config.encoded_proposals, self.first, clock or NullClock())
 
     def first(self, pooled: Tensor) -> Tensor:
         """(n, D) proposal features of (n, pooled_channels) RoIs: h_1, for queries and supports alike."""

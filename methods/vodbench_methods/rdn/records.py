@@ -3,36 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from vodbench.transforms import Resized
 from vodbench_methods.relation import KeyValues
-
-
-@dataclass(frozen=True, slots=True)
-class FrameFeatures:
-    """All that a frame gives to detection in it and around it, whatever T, K and r are; n proposals, best first.
-
-    This is the part worth keeping between trials: it depends on weights, preprocessing and proposal settings alone.
-    """
-
-    boxes: Tensor  # (n, 4)
-    objectness: Tensor  # (n,)
-    features: Tensor  # (n, D) after the first fully connected layer
-    size: tuple[int, int]  # (height, width) of the resized image
-    resized: Resized  # the way back to original pixels, without the image
-
-    def top(self, k: int) -> FrameFeatures:
-        """The k best proposals (all where there are fewer)."""
-        return replace(self, boxes=self.boxes[:k], objectness=self.objectness[:k], features=self.features[:k])
-
-
-def without_image(resized: Resized) -> Resized:
-    return replace(resized, image=np.empty((0, 0, 3), np.uint8))
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from vodbench.spec import Clock, Detections, Image
+from vodbench_methods.detection.records import FrameFeatures
 from vodbench_methods.rdn.config import RDNBasicConfig
-from vodbench_methods.rdn.records import FrameFeatures
 
 if TYPE_CHECKING:
     from vodbench_methods.rdn.basic import RDNBasic
@@ -41,14 +41,14 @@ class RDNStream:
 
     @torch.inference_mode()
     def push(self, image: Image) -> list[Detections]:
-        return self.push_features(self._method.encode(image, self._config, self._clock))
+        return self.push_encoded(self._method.encode(image, self._config, self._clock))
 
     @torch.inference_mode()
-    def push_features(self, frame: FrameFeatures) -> list[Detections]:
+    def push_encoded(self, encoded: FrameFeatures) -> list[Detections]:
         """As ``push`` for a frame that ``encode`` has seen already (possibly in an earlier stream)."""
         with self._clock.stage("relation"):
-            self._memory.push(self._method.support(frame.top(self._config.K)))
-        self._owed.append(frame.top(self._config.proposals))
+            self._memory.push(self._method.support(encoded.top(self._config.K)))
+        self._owed.append(encoded.top(self._config.proposals))
         self._num_frames += 1
         return [self._detect_oldest()] if len(self._owed) > self._config.T else []
 

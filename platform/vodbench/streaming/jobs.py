@@ -3,110 +3,136 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
 
-from vodbench.checkpoints import FILE_NAME, Checkpoint, load_checkpoint
 from vodbench.data_source import DataSource
 from vodbench.detections import DetectionBuilder, write_detections
 from vodbench.device import pick_device
 from vodbench.knobs import MethodConfig
-from vodbench.reading import DecodedFrame, decoded_frames, prefetched
-from vodbench.spec import Dataset, Detections, Image, Method, SnippetInfo
-from vodbench.storage import exists, filesystem, join
-from vodbench.streaming.snippet import SnippetError, detect_snippet
-from vodbench.timing.clock import StageClock
+from vodbench.prefetch import prefetch
+from vodbench.reading import FRAMES_AHEAD, DecodedFrame, decoded, read_frames
+from vodbench.spec import Dataset, Detections, Frame, Image, SnippetInfo
+from vodbench.streaming.caches import cached_dataset, cached_method
+from vodbench.streaming.parts import BAD_FRAMES, finished, part_url
+from vodbench.streaming.snippet import SnippetError, SnippetResult, detect_snippet
 from vodbench.timing.gate import working
 
-BAD_FRAMES = "bad_frames"  # provenance of a part: JSON list of [snippet, frame, reason] that did not decode
+FrameReader = Callable[[Dataset, str, Sequence[SnippetInfo]], Iterator[Frame]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """One configuration of a pass, and where its detections go."""
+
+    config: MethodConfig
+    out_url: str
+    provenance: Mapping[str, str]  # kept with the detections
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """One snippet to detect: all that a worker needs, picklable."""
+    """One snippet to detect with one or more settings: all that a worker needs, picklable."""
 
     checkpoint_url: str
-    config: MethodConfig
+    settings: tuple[Setting, ...]
     source: DataSource
     split: str
     snippet: SnippetInfo
-    part_url: str  # where the result goes
-    provenance: Mapping[str, str]  # kept with it
     device: str
 
+    @property
+    def frames(self) -> int:
+        """Frames to detect; one counts once for each setting."""
+        return self.snippet.num_frames * len(self.settings)
 
-def run_job(job: Job) -> None:
-    """Detect one snippet and keep the result as a part. Holds the gate, so that no runtime is measured meanwhile.
+    def missing(self) -> Job | None:
+        """The same with the settings whose part is not there yet; None when all are."""
+        left = tuple(
+            s
+            for s in self.settings
+            if finished(part_url(s.out_url, self.snippet.id), s.provenance, [self.snippet]) is None
+        )
+        return replace(self, settings=left) if left else None
 
-    A frame that does not decode raises ``UserError``; with the source's option ``skip_bad`` it is no input of the
-    method, has no detections, and is listed in the part's ``bad_frames``.
+
+def run_jobs(jobs: Sequence[Job], read: FrameReader = read_frames) -> Iterator[Job]:
+    """Detect the snippets of ``jobs`` (of one data set and split) one after the other and keep the results as parts.
+
+    Yields each job when its parts are written. Parts that are there already are kept. Each snippet holds the gate, so
+    that no runtime is measured meanwhile.
+
+    Args:
+        read: gives the encoded frames of whole snippets, in order.
+
+    Raises:
+        UserError: a frame does not decode. With the source's option ``skip_bad`` it is no input of the method, has no
+            detections, and is listed in the part's ``bad_frames``.
+        SnippetError: the method failed.
     """
+    missing = [job.missing() for job in jobs]
+    wanted = [job for job in missing if job is not None]
+    if not wanted:
+        yield from jobs
+        return
+    first = wanted[0]
+    dataset = cached_dataset(first.source, first.settings[0].provenance.get("data", ""))
+    snippets = [job.snippet for job in wanted]
+
+    def frames() -> Iterator[DecodedFrame]:
+        return decoded(read(dataset, first.split, snippets), dataset.root)
+
+    # One thread reads and decodes for all of them: the next snippet's frames are ready when this one ends.
+    with closing(prefetch(frames, FRAMES_AHEAD)) as ready:
+        for job, left in zip(jobs, missing, strict=True):
+            if left is not None:
+                _run(left, ready)
+            yield job
+
+
+def _run(job: Job, ready: Iterator[DecodedFrame]) -> None:
     device = pick_device(job.device)
     method = cached_method(job.checkpoint_url, str(device))
-    dataset = _cached_dataset(job.source, job.provenance.get("data", ""))
-    good: list[int] = []
-    bad: list[DecodedFrame] = []
-
-    def images() -> Iterator[Image]:
-        for frame in prefetched(lambda: decoded_frames(dataset, job.split, job.snippet)):
-            if frame.image is None and job.source.options.get("skip_bad"):
-                bad.append(frame)
-                continue
-            good.append(frame.index)
-            yield frame.pixels()
-
+    taken = _Taken(job, ready)
     with working():
         try:
-            found, times = detect_snippet(method, job.config, images(), StageClock(device))
+            results = detect_snippet(method, [s.config for s in job.settings], taken.images(), device)
         except SnippetError as error:
-            raise SnippetError(
-                f"{job.provenance.get('method', 'method')}, snippet '{job.snippet.id}', {error}"
-            ) from error
+            name = job.settings[0].provenance.get("method", "method")
+            raise SnippetError(f"{name}, snippet '{job.snippet.id}', {error}") from error
+    for setting, result in zip(job.settings, results, strict=True):
+        _keep(job.snippet, setting, result, taken)
 
-    rows = {index: (detections, stage_ms) for index, detections, stage_ms in zip(good, found, times, strict=True)}
+
+class _Taken:
+    """The frames of one snippet as they are taken from the stream of all: those that decode, and the others."""
+
+    def __init__(self, job: Job, ready: Iterator[DecodedFrame]) -> None:
+        self._job, self._ready = job, ready
+        self.good: list[int] = []
+        self.bad: list[DecodedFrame] = []
+
+    def images(self) -> Iterator[Image]:
+        snippet = self._job.snippet
+        for index in range(snippet.num_frames):
+            frame = next(self._ready)
+            assert (frame.snippet, frame.index) == (snippet.id, index), (
+                f"asked for {snippet.id}/{index}, got {frame.snippet}/{frame.index}"
+            )
+            if frame.image is None and self._job.source.options.get("skip_bad"):
+                self.bad.append(frame)
+                continue
+            self.good.append(index)
+            yield frame.pixels()
+
+
+def _keep(snippet: SnippetInfo, setting: Setting, result: SnippetResult, taken: _Taken) -> None:
+    """Write one setting's part; frames that did not decode have no detections."""
+    rows = dict(zip(taken.good, zip(result.detections, result.stage_ms, strict=True), strict=True))
     builder = DetectionBuilder()
-    for index in sorted([*good, *(frame.index for frame in bad)]):
-        builder.add(job.snippet.id, index, *rows.get(index, (Detections.empty(), {})))
-    listed = [[job.snippet.id, frame.index, str(frame.error)] for frame in bad]
-    provenance = {**job.provenance, **({BAD_FRAMES: json.dumps(listed)} if bad else {})}
-    write_detections(job.part_url, builder.build(provenance))
-
-
-# ---- kept between jobs: a sweep asks for the same weights and data again and again ---------------------------
-
-
-def cached_checkpoint(url: str) -> Checkpoint:
-    """``load_checkpoint``, kept while the file does not change."""
-    return _checkpoint(url, _identity(url))
-
-
-def cached_method(url: str, device: str) -> Method:
-    """The checkpoint's method on that device, kept while the file does not change. Streams of it are independent."""
-    return _method(url, _identity(url), device)
-
-
-def _identity(url: str) -> str:
-    """Changes when the file does (size and date, or the object's tag)."""
-    inside = join(url, FILE_NAME)
-    fs, path = filesystem(inside if exists(inside) else url)
-    return str(fs.ukey(path)) if fs.exists(path) else ""
-
-
-@lru_cache(maxsize=2)
-def _checkpoint(url: str, identity: str) -> Checkpoint:
-    return load_checkpoint(url)
-
-
-@lru_cache(maxsize=2)
-def _method(url: str, identity: str, device: str) -> Method:
-    return _checkpoint(url, identity).build(device)
-
-
-def _cached_dataset(source: DataSource, data_fingerprint: str) -> Dataset:
-    return _dataset(source.kind, source.root, json.dumps(dict(source.options), sort_keys=True), data_fingerprint)
-
-
-@lru_cache(maxsize=2)
-def _dataset(kind: str, root: str, options: str, data_fingerprint: str) -> Dataset:
-    return DataSource(root=root, kind=kind, options=json.loads(options)).open()
+    for index in range(snippet.num_frames):
+        builder.add(snippet.id, index, *rows.get(index, (Detections.empty(), {})))
+    listed = [[snippet.id, frame.index, str(frame.error)] for frame in taken.bad]
+    provenance = {**setting.provenance, **({BAD_FRAMES: json.dumps(listed)} if taken.bad else {})}
+    write_detections(part_url(setting.out_url, snippet.id), builder.build(provenance))

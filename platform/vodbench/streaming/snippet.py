@@ -1,14 +1,17 @@
-"""One snippet through a method."""
+"""One snippet through a method, with one configuration or several at once."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from vodbench.errors import UserError
+from vodbench.fingerprint import fingerprint
 from vodbench.knobs import MethodConfig
-from vodbench.spec import Detections, Image, Method
+from vodbench.spec import Detections, EncodedStream, FrameEncoder, Image, Method, Stream
 from vodbench.timing.attribution import frame_costs
 from vodbench.timing.clock import StageClock
 
@@ -19,48 +22,121 @@ class SnippetError(RuntimeError):
     """A method failed on a frame; the message names the snippet and the frame."""
 
 
+@dataclass(frozen=True, slots=True)
+class SnippetResult:
+    """What one configuration found; both lists have an entry a frame, in order."""
+
+    detections: list[Detections]
+    stage_ms: list[StageTimes]  # what ``close`` took is shared out among the frames as in ``frame_costs``
+
+
 def detect_snippet(
-    method: Method, config: MethodConfig, images: Iterable[Image], clock: StageClock | None = None
-) -> tuple[list[Detections], list[StageTimes]]:
-    """Stream one snippet.
+    method: Method, configs: Sequence[MethodConfig], images: Iterable[Image], device: torch.device | None = None
+) -> list[SnippetResult]:
+    """Stream one snippet, once for all configurations: each gets what it would get alone.
+
+    Where the method is a ``FrameEncoder``, configurations that agree in ``encoding_settings`` share one encoding of
+    every frame; its time counts for each of them in full, as if it were alone.
 
     Args:
-        method: in evaluation mode.
-        config: may differ from the method's own in inference knobs.
+        method: in evaluation mode, on ``device``.
+        configs: may differ from the method's own in inference knobs.
         images: (H, W, 3) uint8 RGB, in order; drawn one at a time.
-        clock: counts the stages; ``NullClock``-like when None.
-
-    Returns:
-        Detections and stage times (empty without a clock) of each frame, in order. What ``close`` took is shared out
-        among the frames as in ``frame_costs``.
 
     Raises:
         SnippetError: from what the method raised, naming the frame it was given last.
-        AssertionError: the stream returned more or fewer frames than it took.
+        AssertionError: a stream returned more or fewer frames than it took.
     """
-    found: list[Detections] = []
-    returned: list[int] = []
-    times: list[StageTimes] = []
     where = "before the first frame"
+    taken = 0
     with torch.inference_mode():
         try:
-            stream = method.stream(config, clock)
+            passes = [_Pass(method, config, device) for config in configs]
+            groups = _groups(method, passes, device)
             for number, image in enumerate(images):
                 where = f"frame {number}"
-                final = stream.push(image)
-                found.extend(final)
-                returned.append(len(final))
-                times.append(clock.take_ms() if clock else {})
-            where = f"at the end, after {len(returned)} frames"
-            found.extend(stream.close())
+                for group in groups:
+                    group.push(image)
+                taken += 1
+            where = f"at the end, after {taken} frames"
+            for each in passes:
+                each.close()
         except (UserError, AssertionError):
             raise
         except Exception as error:
             raise SnippetError(f"{where}: {type(error).__name__}: {error}") from error
-    assert len(found) == len(returned), (
-        f"{type(method).__name__}: its stream took {len(returned)} frames and returned detections of {len(found)}"
-    )
-    return found, _shared_out(times, returned, clock.take_ms() if clock else {})
+    return [each.result() for each in passes]
+
+
+class _Pass:
+    """The stream of one configuration, and what came out of it so far."""
+
+    def __init__(self, method: Method, config: MethodConfig, device: torch.device | None) -> None:
+        self.config = config
+        self._name = type(method).__name__
+        self._clock = StageClock(device)
+        self.stream: Stream = method.stream(config, self._clock)
+        self._found: list[Detections] = []
+        self._returned: list[int] = []
+        self._times: list[StageTimes] = []
+        self._closing: StageTimes = {}
+
+    def push(self, image: Image) -> None:
+        self._took(self.stream.push(image), {})
+
+    def push_encoded(self, encoded: Any, encoding_ms: StageTimes) -> None:
+        assert isinstance(self.stream, EncodedStream)
+        self._took(self.stream.push_encoded(encoded), encoding_ms)
+
+    def _took(self, final: Sequence[Detections], encoding_ms: StageTimes) -> None:
+        self._found.extend(final)
+        self._returned.append(len(final))
+        self._times.append({**encoding_ms, **self._clock.take_ms()})
+
+    def close(self) -> None:
+        self._found.extend(self.stream.close())
+        self._closing = self._clock.take_ms()
+
+    def result(self) -> SnippetResult:
+        assert len(self._found) == len(self._returned), (
+            f"{self._name}: its stream took {len(self._returned)} frames and returned detections of {len(self._found)}"
+        )
+        return SnippetResult(self._found, _shared_out(self._times, self._returned, self._closing))
+
+
+class _Alone:
+    """A configuration whose frames nobody shares."""
+
+    def __init__(self, member: _Pass) -> None:
+        self._member = member
+
+    def push(self, image: Image) -> None:
+        self._member.push(image)
+
+
+class _Sharing:
+    """Configurations that need the same of every frame."""
+
+    def __init__(self, method: FrameEncoder, members: Sequence[_Pass], device: torch.device | None) -> None:
+        self._method, self._members, self._clock = method, members, StageClock(device)
+
+    def push(self, image: Image) -> None:
+        encoded = self._method.encode(image, self._members[0].config, self._clock)
+        encoding_ms = self._clock.take_ms()
+        for member in self._members:
+            member.push_encoded(encoded, encoding_ms)
+
+
+def _groups(method: Method, passes: Sequence[_Pass], device: torch.device | None) -> list[_Alone | _Sharing]:
+    # A method that inherits an encoder may have streams of another kind, which see images only.
+    if not isinstance(method, FrameEncoder) or not all(isinstance(each.stream, EncodedStream) for each in passes):
+        return [_Alone(each) for each in passes]
+    by_need: dict[str, list[_Pass]] = {}
+    for each in passes:
+        by_need.setdefault(fingerprint(dict(method.encoding_settings(each.config))), []).append(each)
+    return [
+        _Alone(members[0]) if len(members) == 1 else _Sharing(method, members, device) for members in by_need.values()
+    ]
 
 
 def _shared_out(times: Sequence[StageTimes], returned: Sequence[int], closing: Mapping[str, float]) -> list[StageTimes]:

@@ -6,25 +6,27 @@ takes those up again if they came from the same data, weights and configuration.
 
 from __future__ import annotations
 
-import dataclasses
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from difflib import get_close_matches
-
-import numpy as np
+from functools import partial
 
 from vodbench.checkpoints import Checkpoint
 from vodbench.data_source import DataSource
-from vodbench.detections import DetectionSet, concatenate, read_detections, write_detections
+from vodbench.detections import DetectionSet, read_detections, write_detections
 from vodbench.device import pick_device
 from vodbench.errors import UserError, unknown
 from vodbench.fingerprint import fingerprint
 from vodbench.knobs import MethodConfig
 from vodbench.spec import Dataset, SnippetInfo
-from vodbench.storage import exists, filesystem, join
-from vodbench.streaming.jobs import BAD_FRAMES, Job, cached_checkpoint, run_job
+from vodbench.storage import filesystem
+from vodbench.streaming.caches import cached_checkpoint
+from vodbench.streaming.jobs import Job, Setting, run_jobs
+from vodbench.streaming.parts import assembled, finished, parts_url
 
-Progress = Callable[[int, int], None]  # (frames done, frames in all)
+Progress = Callable[[int, int], None]  # (frames done, frames in all), a frame counted once for each configuration
+
+# Streams that go through a video side by side: each keeps its own window of features (RDN at T = 18, K = 75: 0.2 GB).
+CONFIGS_A_PASS = 24
 
 
 def detect_split(
@@ -39,15 +41,43 @@ def detect_split(
     on_progress: Progress | None = None,
     device: str = "auto",
 ) -> DetectionSet:
-    """Detections of a split's snippets, in listed order, written to ``out_url`` (Parquet, atomically).
+    """Detections of a split's snippets, in listed order, written to ``out_url``; see ``detect_configs``."""
+    detect_configs(
+        checkpoint_url,
+        [(config, out_url)],
+        source,
+        split,
+        workers=workers,
+        snippets=snippets,
+        on_progress=on_progress,
+        device=device,
+    )
+    return read_detections(out_url)
 
-    Called again with the same arguments it continues an interrupted pass; a finished one is read back. Holds the gate
-    (``vodbench.timing.working``) while it computes: callers must not, or their workers would wait for them.
+
+def detect_configs(
+    checkpoint_url: str,
+    configs: Sequence[tuple[MethodConfig, str]],
+    source: DataSource,
+    split: str,
+    *,
+    workers: int = 1,
+    snippets: Sequence[str] | None = None,
+    on_progress: Progress | None = None,
+    device: str = "auto",
+) -> None:
+    """Write the detections of a split's snippets for several configurations of one checkpoint (Parquet, atomically).
+
+    The data is read once for all of them, and what they share of a frame's work is done once (see ``FrameEncoder``):
+    each gets exactly what it would get alone. Called again with the same arguments it continues an interrupted pass;
+    what is finished is not done again. Holds the gate (``vodbench.timing.working``) while it computes: callers must
+    not, or their workers would wait for them.
 
     Args:
         checkpoint_url: weights, see ``load_checkpoint``.
-        config: may differ from the checkpoint's in inference knobs.
-        workers: above 1, Ray tasks do the work, one torch thread each (an embedded Ray is started when none runs).
+        configs: (configuration, where its detections go); may differ from the checkpoint's in inference knobs.
+        workers: above 1, Ray tasks do the work, one torch thread each, fed by Ray Data (an embedded Ray is started
+            when none runs); 1 reads and computes in this process.
         snippets: ids to do; None for all of the split.
         on_progress: called with (frames done, frames in all) whenever a snippet is finished.
         device: see ``pick_device``.
@@ -61,81 +91,65 @@ def detect_split(
         raise UserError(f"workers = {workers} is not accepted: an integer in [1, inf)")
     pick_device(device)
     checkpoint = cached_checkpoint(checkpoint_url)
-    _check_config(checkpoint, config)
+    for config, _ in configs:
+        _check_config(checkpoint, config)
     dataset = source.open()
     infos = _selected(dataset, split, snippets)
-    provenance = _provenance(checkpoint, config, dataset, split)
-    total = sum(info.num_frames for info in infos)
-    report = on_progress or (lambda done, of: None)
-    if (whole := _finished(out_url, provenance, infos)) is not None:
-        report(total, total)
-        return whole
-
-    parts_url = out_url + ".parts"
-    jobs = [
-        Job(
-            checkpoint_url=checkpoint_url,
-            config=config,
-            source=source,
-            split=split,
-            snippet=info,
-            part_url=join(parts_url, fingerprint(info.id) + ".parquet"),
-            provenance=provenance,
-            device=device,
-        )
-        for info in infos
+    settings = [
+        Setting(config=config, out_url=out_url, provenance=_provenance(checkpoint, config, dataset, split))
+        for config, out_url in configs
     ]
-    _run_missing(jobs, workers, lambda done: report(done, total))
-    whole = _assembled(jobs, provenance)
-    write_detections(out_url, whole)
-    fs, path = filesystem(parts_url)
-    fs.rm(path, recursive=True)
-    return whole
+    left = [s for s in settings if finished(s.out_url, s.provenance, infos) is None]
+    frames = sum(info.num_frames for info in infos)
+    done = frames * (len(settings) - len(left))
+    total = frames * len(settings)
+    report = on_progress or (lambda done, of: None)
+    if not left:
+        report(total, total)
+    for first in range(0, len(left), CONFIGS_A_PASS):
+        together = left[first : first + CONFIGS_A_PASS]
+        jobs = [
+            Job(
+                checkpoint_url=checkpoint_url,
+                settings=tuple(together),
+                source=source,
+                split=split,
+                snippet=info,
+                device=device,
+            )
+            for info in infos
+        ]
+        _run_missing(jobs, workers, partial(_report, report, done, total))
+        done += frames * len(together)
+        for setting in together:
+            write_detections(setting.out_url, assembled(setting.out_url, infos, setting.provenance))
+            fs, path = filesystem(parts_url(setting.out_url))
+            fs.rm(path, recursive=True)
+
+
+def _report(report: Progress, before: int, total: int, count: int) -> None:
+    report(before + count, total)
 
 
 def _run_missing(jobs: Sequence[Job], workers: int, report: Callable[[int], None]) -> None:
-    """Run the jobs whose part is not there yet, telling how many frames are done."""
-    missing = [job for job in jobs if _finished(job.part_url, job.provenance, [job.snippet]) is None]
-    done = sum(job.snippet.num_frames for job in jobs) - sum(job.snippet.num_frames for job in missing)
+    """Run what is not there yet, telling how many frames are done (one counts once for each setting)."""
+    missing = [left for job in jobs if (left := job.missing()) is not None]
+    done = sum(job.frames for job in jobs) - sum(job.frames for job in missing)
     report(done)
 
-    def finished(job: Job) -> None:
+    def finish(job: Job) -> None:
         nonlocal done
-        done += job.snippet.num_frames
+        done += job.frames
         report(done)
 
     if workers > 1 and len(missing) > 1:
         # Ray takes seconds to import: only where it is used.
-        from vodbench.streaming.workers import run_jobs
+        from vodbench.streaming.workers import run_on_ray
 
-        run_jobs(missing, workers, finished)
+        run_on_ray(missing, workers, finish)
         return
-    for job in missing:
-        run_job(job)
-        finished(job)
-
-
-def _assembled(jobs: Sequence[Job], provenance: Mapping[str, str]) -> DetectionSet:
-    """All parts as one set, with the list of all frames that did not decode."""
-    parts = [read_detections(job.part_url) for job in jobs]
-    bad = [entry for part in parts for entry in json.loads(part.provenance.get(BAD_FRAMES, "[]"))]
-    extra = {BAD_FRAMES: json.dumps(bad)} if bad else {}
-    return dataclasses.replace(concatenate(parts), provenance={**provenance, **extra})
-
-
-def _finished(url: str, provenance: Mapping[str, str], infos: Sequence[SnippetInfo]) -> DetectionSet | None:
-    """What is stored at ``url``, if it is complete and of the same origin; None is to be made (again)."""
-    if not exists(url):
-        return None
-    try:
-        stored = read_detections(url)
-    except UserError:  # damaged, or of another version: made again, which replaces it
-        return None
-    same = all(stored.provenance.get(name) == value for name, value in provenance.items())
-    wanted = [info.num_frames for info in infos]
-    if not same or stored.snippet_ids != tuple(info.id for info in infos):
-        return None
-    return stored if np.bincount(stored.snippet, minlength=len(infos)).tolist() == wanted else None
+    for job in run_jobs(missing):
+        finish(job)
 
 
 def _selected(dataset: Dataset, split: str, snippets: Sequence[str] | None) -> list[SnippetInfo]:

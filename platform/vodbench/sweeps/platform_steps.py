@@ -28,10 +28,16 @@ class PlatformSteps:
         return training_fingerprint(job.method, job.config, context.data_fingerprint, job.seed, split)
 
     def prepare(self, jobs: Sequence[TrialJob], context: TrialContext, on_progress: OnProgress) -> None:
-        """All trainings in one Ray Train run: starting one costs as much as a small training."""
+        """All trainings in one Ray Train run (starting one costs as much as a small training), then one accuracy pass
+        a checkpoint: the data is read and each frame encoded once for all trials that differ in inference knobs."""
         for seed in dict.fromkeys(job.seed for job in jobs):
             trainings = {self.training_fingerprint(job, context): job for job in jobs if job.seed == seed}
             self._train([(job.method, job.config) for job in trainings.values()], seed, context, on_progress)
+        by_checkpoint: dict[str, list[TrialJob]] = {}
+        for job in jobs:
+            by_checkpoint.setdefault(self.training_fingerprint(job, context), []).append(job)
+        for checkpoint, sharing in by_checkpoint.items():
+            self._detect(sharing, context, checkpoint, on_progress)
 
     def train(self, job: TrialJob, context: TrialContext, on_progress: OnProgress) -> str:
         return self._train([(job.method, job.config)], job.seed, context, on_progress)[0]
@@ -58,18 +64,24 @@ class PlatformSteps:
         )
 
     def detect(self, job: TrialJob, context: TrialContext, checkpoint: str, on_progress: OnProgress) -> None:
-        from vodbench.streaming import detect_split
+        self._detect([job], context, checkpoint, on_progress)
 
-        study = context.study
-        detect_split(
+    def _detect(
+        self, jobs: Sequence[TrialJob], context: TrialContext, checkpoint: str, on_progress: OnProgress
+    ) -> None:
+        """Write the detections of trials that share a checkpoint."""
+        from vodbench.streaming import detect_configs
+
+        study, folder = context.study, StudyFolder(context.folder)
+        doing = "detecting" if len(jobs) == 1 else f"detecting {jobs[0].method}, {len(jobs)} settings"
+        detect_configs(
             checkpoint_url(context.folder, checkpoint),
-            job.config,
+            [(job.config, folder.trial_url(job.fingerprint, DETECTIONS)) for job in jobs],
             context.source,
             study.data.val,
-            StudyFolder(context.folder).trial_url(job.fingerprint, DETECTIONS),
             workers=study.workers.evaluation,
             snippets=_snippets(context),
-            on_progress=lambda done, total: on_progress("detecting", done, total),
+            on_progress=lambda done, total: on_progress(doing, done, total),
             device=study.runtime.device,
         )
 

@@ -143,16 +143,16 @@ def _run_missing(
 
 
 def _prepare(plan: SweepPlan, jobs: list[TrialJob], progress: SweepProgress) -> None:
-    """With one trial at a time, nothing is lost by training for all of them first.
+    """With one trial at a time, nothing is lost by doing first what they share.
 
-    A training that fails here fails again in the trial that needs it, and is recorded there.
+    What fails here fails again in the trial that needs it, and is recorded there.
     """
     try:
         plan.steps.prepare(
             jobs, plan.context, lambda what, done, total: progress.doing("prepare", "all trials", what, done, total)
         )
     except Exception as error:  # noqa: BLE001 - whatever it is, it must not stop the trials that do not need it
-        progress.warn(f"{reason_of(error)}; a trial that needs this training tries it again")
+        progress.warn(f"{reason_of(error)}; the trials that need this try it again")
     progress.ended("prepare", [])
 
 

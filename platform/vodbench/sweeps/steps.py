@@ -46,7 +46,7 @@ class Steps(Protocol):
         ...
 
     def prepare(self, jobs: Sequence[TrialJob], context: TrialContext, on_progress: OnProgress) -> None:
-        """Train ahead what these trials need, where that is cheaper than trial by trial."""
+        """Do ahead what these trials share, where that is cheaper than trial by trial: training and detection."""
         ...
 
     def train(self, job: TrialJob, context: TrialContext, on_progress: OnProgress) -> str:

@@ -136,6 +136,10 @@ class PlainData:
     def training_clips(self, clips: ClipSpec, **rest: Any) -> Iterator[Clip]:
         raise NotImplementedError
 
+    def snippet_frames(self, split: str, snippets: Sequence[str], *, world: int = 1) -> Iterator[Frame]:
+        for snippet in snippets:
+            yield from self.read(split, snippet)
+
 
 NO_TRUTH = Truth(
     np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, bool), np.zeros(0, bool)

@@ -51,7 +51,7 @@ def prefetch(make: Callable[[], Iterator[T]], depth: int) -> Generator[T, None, 
                 close()
             offer(_End(error))
 
-    thread = threading.Thread(target=work, name="prefetch", daemon=True)
+    thread = threading.Thread(target=work, name="vodbench-prefetch", daemon=True)
     thread.start()
     try:
         while True:
