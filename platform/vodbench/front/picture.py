@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
 
 from vodbench.front.points import Point
 from vodbench.front.style import (
@@ -21,18 +23,33 @@ from vodbench.front.style import (
 )
 from vodbench.studies.published import PublishedPoint
 
+_TITLE_WIDTH = {1: 90, 2: 125}  # characters a line, by number of panels
+_MARKER = 6  # half the width of a marker, px
+# Where a caption may stand beside its point, best first: (x, y) offset in points, alignment.
+_PLACES = (
+    ((6, 5), "left", "bottom"),
+    ((6, -5), "left", "top"),
+    ((-6, 5), "right", "bottom"),
+    ((-6, -5), "right", "top"),
+    ((6, 14), "left", "bottom"),
+    ((6, -14), "left", "top"),
+)
+
 
 def front_png(points: Sequence[Point], published: Sequence[PublishedPoint] = (), title: str = "") -> bytes:
     """The same content as ``front_figure``, as PNG bytes."""
     timed = [p for p in published if p.runtime_ms is not None]
     colours = method_colours([p.record.method for p in points] + [p.method for p in timed])
-    figure = Figure(figsize=(11, 5) if timed else (8, 5), dpi=130, layout="constrained")
+    figure = Figure(figsize=(11, 5.6) if timed else (8, 5.6), dpi=130, layout="constrained")
     widths = {"width_ratios": [1.7, 1]} if timed else None
     axes = figure.subplots(1, 2 if timed else 1, squeeze=False, gridspec_kw=widths)[0]
     _measured(axes[0], points, colours)
     if timed:
         _published(axes[1], timed, colours)
-    figure.suptitle(title)
+    figure.suptitle(textwrap.fill(title, _TITLE_WIDTH[len(axes)]), fontsize=11)
+    handles, names = axes[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=4, fontsize=8, frameon=False)
+    _place_captions(figure, axes)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return buffer.getvalue()
@@ -47,12 +64,28 @@ def _measured(axes: Any, points: Sequence[Point], colours: dict[str, str]) -> No
         for point in chosen:
             knobs = " ".join(point.label.split()[1:]) or method
             place = (point.runtime.median_ms, point.accuracy.map)
-            axes.annotate(knobs, place, xytext=(5, 5), textcoords="offset points", fontsize=7)
+            axes.annotate(knobs, place, xytext=_PLACES[0][0], textcoords="offset points", fontsize=7)
     axes.set(xlabel=RUNTIME_AXIS, ylabel=accuracy_axis(points), title="measured here")
-    axes.margins(x=0.15)  # room for the last point's caption
-    axes.set_xlim(left=0)
+    slowest = max((p.runtime.median_ms for p in points), default=1.0)
+    axes.set_xlim(0, 1.2 * slowest)  # with room for the last point's caption
     axes.grid(alpha=0.25)
-    axes.legend(fontsize=8, loc="lower right")
+
+
+def _place_captions(figure: Figure, panels: Sequence[Any]) -> None:
+    """Move captions that would cover one another or a point, or leave their panel, to another side of their point."""
+    figure.canvas.draw()
+    for axes in (panel for panel in panels if panel.texts):
+        points = axes.transData.transform([caption.xy for caption in axes.texts])
+        taken = [Bbox.from_extents(x - _MARKER, y - _MARKER, x + _MARKER, y + _MARKER) for x, y in points]
+        for caption in axes.texts:
+            for offset, horizontal, vertical in _PLACES:
+                caption.set_position(offset)
+                caption.set(ha=horizontal, va=vertical)
+                box = caption.get_window_extent()
+                inside = axes.bbox.x0 <= box.x0 and box.x1 <= axes.bbox.x1
+                if inside and not any(box.overlaps(other) for other in taken):
+                    break
+            taken.append(box)
 
 
 def _scatter(axes: Any, points: Sequence[Point], colour: str, label: str, *, size: int) -> None:
