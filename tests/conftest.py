@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,25 @@ import pytest
 # One thread a process: tests run beside Ray workers on few cores, and one thread is also the reproducible setting.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# Output looks alike wherever the tests run: build servers ask for colours, terminals have their own width. (Rich and
+# Typer read these when they are imported.)
+for name in ("FORCE_COLOR", "PY_COLORS", "GITHUB_ACTIONS", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "TERMINAL_WIDTH"):
+    os.environ.pop(name, None)
+os.environ["COLUMNS"] = "120"
+
+# Servers of the tests are on this machine, whatever stands between it and the others.
+for name in ("no_proxy", "NO_PROXY"):
+    os.environ[name] = ",".join(filter(None, [os.environ.get(name), "127.0.0.1", "localhost"]))
+
 REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_gate(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Tests do not wait for a sweep of the same user beside them, nor does it wait for them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VODBENCH_GATE", str(tmp_path_factory.mktemp("gate")))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import posixpath
+import re
 import uuid
 from typing import Any
 
@@ -11,6 +12,8 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from vodbench.errors import UserError
+
+_TORN = re.compile(r".+\.[0-9a-f]{32}\.tmp")
 
 
 def filesystem(url: str) -> tuple[Any, str]:
@@ -67,6 +70,19 @@ def write_bytes(url: str, data: bytes) -> None:
         if os.path.exists(temporary):
             os.unlink(temporary)
         raise
+
+
+def is_torn(name: str) -> bool:
+    """Whether a file of that name is what ``write_bytes`` left behind when it was killed."""
+    return bool(_TORN.fullmatch(name))
+
+
+def remove_torn(folder: str) -> None:
+    """Remove what killed processes left directly in ``folder``; only for whoever alone writes there."""
+    fs, path = filesystem(folder)
+    if isinstance(fs, LocalFileSystem) and fs.isdir(path):
+        for name in filter(is_torn, os.listdir(path)):
+            fs.rm_file(posixpath.join(path, name))
 
 
 def write_text(url: str, text: str) -> None:

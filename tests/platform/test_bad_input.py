@@ -6,6 +6,7 @@ Each room tests its own errors in depth; here they are seen as the user sees the
 from __future__ import annotations
 
 import shutil
+import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -156,8 +157,11 @@ def test_a_checkpoint_of_another_method(run: Run, tree: Path, tmp_path: Path) ->
 
 def test_an_unreachable_tracking_server(run: Run, tree: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    words = ("sweep", "demo", "--data", str(tree), "--out", str(out), "--tracking", "http://127.0.0.1:9")
-    refused(run(*words), "127.0.0.1:9")
+    with socket.socket() as deaf:  # bound and not listening: refuses, and nobody else can take the port meanwhile
+        deaf.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{deaf.getsockname()[1]}"
+        words = ("sweep", "demo", "--data", str(tree), "--out", str(out), "--tracking", f"http://{address}")
+        refused(run(*words), address)
     assert not out.exists()
 
 

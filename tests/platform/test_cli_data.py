@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -125,7 +124,7 @@ def test_bad_input_is_one_line_and_writes_nothing(
 
 @pytest.mark.slow
 def test_sharding_goes_on_after_kill_9(made: Path, tmp_path: Path) -> None:
-    """Killed as soon as the first shard is there; the same command ends with the files of an undisturbed run."""
+    """Killed in the middle; the same command ends with the files of an undisturbed run."""
     tree = tmp_path / "tree"
     code = "from vodbench.cli import main; main()"
     small = ["--snippets", "30", "--val-snippets", "1", "--frames", "12", "--size", "64"]
@@ -135,11 +134,17 @@ def test_sharding_goes_on_after_kill_9(made: Path, tmp_path: Path) -> None:
         return [sys.executable, "-c", code, "data", "shard", str(tree), str(tmp_path / target), "--shard-mib", "0.01"]
 
     subprocess.run(command("undisturbed"), check=True, capture_output=True)
+    # A pipe in place of a late frame: whoever reads it waits for ever, so that the kill cannot come too late.
+    late = sorted((tree / "Data/VID/train").rglob("*.JPEG"))[-1]
+    kept_apart = late.rename(tmp_path / "late.JPEG")
+    os.mkfifo(late)
     with subprocess.Popen(command("killed"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         while not (tmp_path / "killed" / "train-00002.parquet").exists():
             assert process.poll() is None, "it ended before it could be killed"
-            time.sleep(0.001)
-        os.kill(process.pid, signal.SIGKILL)
+            time.sleep(0.01)
+        process.kill()
+    late.unlink()
+    kept_apart.rename(late)
     assert not (tmp_path / "killed" / "index.json").exists()
     kept = (tmp_path / "killed" / "train-00000.parquet").stat().st_mtime_ns
     subprocess.run(command("killed"), check=True, capture_output=True)

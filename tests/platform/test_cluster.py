@@ -7,7 +7,6 @@ import os
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -44,14 +43,14 @@ def test_a_malformed_address_is_refused() -> None:
         cluster._join("head")
 
 
-def test_an_address_where_nothing_listens_is_refused_soon() -> None:
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        port = unused.getsockname()[1]
-    started = time.monotonic()
-    with pytest.raises(UserError, match=f"no Ray cluster answers at '127.0.0.1:{port}'"):
-        cluster._join(f"127.0.0.1:{port}")
-    assert time.monotonic() - started < cluster.CONNECT_TIMEOUT_S + 1
+def test_an_address_where_nothing_listens_is_refused_before_ray_tries_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray would try for minutes."""
+    monkeypatch.setattr("ray.init", None)
+    with socket.socket() as deaf:  # bound and not listening: refuses, and nobody else can take the port meanwhile
+        deaf.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{deaf.getsockname()[1]}"
+        with pytest.raises(UserError, match=f"no Ray cluster answers at '{address}'"):
+            cluster._join(address)
 
 
 @pytest.mark.parametrize(("free_mib", "expected_mib"), [(512, 256), (6000, 600), (100_000, 1024)])

@@ -16,7 +16,7 @@ from vodbench.images import encode_jpeg
 from vodbench.spec import Clip, ClipFrame, DatasetSpec, MethodSpec, Truth
 from vodbench.studies.loading import parse_study
 
-README = (Path(__file__).resolve().parents[2] / "README.md").read_text()
+README = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
 
 
 def example(path: str, folder: Path) -> ModuleType:

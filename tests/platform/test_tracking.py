@@ -6,7 +6,6 @@ import dataclasses
 import re
 import shutil
 import socket
-import time
 from pathlib import Path
 from typing import Any
 
@@ -203,16 +202,20 @@ def test_a_server_that_goes_down_costs_one_warning_and_nothing_else(
     recorder.deliver(record(1))
     recorder._thread.submit(lambda: None).result()
 
+    tried: list[str] = []
+
     def down(self: Delivery, record: TrialRecord) -> bool:
+        tried.append(record.fingerprint)
         raise ConnectionError("refused")
 
     with monkeypatch.context() as patch:
         patch.setattr(Delivery, "deliver", down)
-        begin = time.monotonic()
         for number in (2, 3, 4):
             recorder.deliver(record(number))
+        recorder._thread.submit(lambda: None).result()
+        assert tried == ["trial2"]  # then it is left alone
         assert not recorder.finish([record(n) for n in (1, 2, 3, 4)], complete=True)
-        assert time.monotonic() - begin < 5
+    assert len(tried) == 2  # and asked once more at the end
     assert len(warnings) == 2
     assert "the sweep goes on" in warnings[0]
     assert f"vodbench sync {folder.url}" in warnings[1]
@@ -233,14 +236,16 @@ def test_what_was_missed_goes_out_at_the_end(folder: StudyFolder, monkeypatch: p
 
 
 @pytest.mark.parametrize("scheme", ["http", "postgresql+psycopg2"])
-def test_an_unreachable_server_is_one_line_in_seconds_without_its_password(scheme: str) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    begin = time.monotonic()
-    with pytest.raises(UserError) as error:
-        connect(f"{scheme}://ann:hunter2@127.0.0.1:{port}/db")
-    assert time.monotonic() - begin < 10
+def test_an_unreachable_server_is_one_line_before_mlflow_tries_it_without_its_password(
+    scheme: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MLflow would try for minutes."""
+    monkeypatch.setattr("vodbench.tracking.server._answering_client", None)
+    with socket.socket() as deaf:  # bound and not listening: refuses, and nobody else can take the port meanwhile
+        deaf.bind(("127.0.0.1", 0))
+        port = deaf.getsockname()[1]
+        with pytest.raises(UserError) as error:
+            connect(f"{scheme}://ann:hunter2@127.0.0.1:{port}/db")
     message = str(error.value)
     assert f"{scheme}://ann:***@127.0.0.1:{port}/db' cannot be reached" in message
     assert "hunter2" not in message

@@ -123,7 +123,8 @@ def test_a_killed_driver_continues_where_it_was_with_two_workers(
 ) -> None:
     knobs, stores = {"iterations": 40, "batch": 3}, [tmp_path / "disturbed", tmp_path / "undisturbed"]
     arguments = [{"store": str(store), "workers": 2, "checkpoint_s": 0.0} for store in stores]
-    first = Driver((knobs, {"delay": 0.04}, arguments[0]))
+    # Slow at first, so that there is time to kill it: 0.4 s a step, 16 s a stage.
+    first = Driver((knobs, {"delay": 0.2}, arguments[0]))
     drivers.append(first)
     _worker_pid(stores[0], 5)
     first.process.kill()

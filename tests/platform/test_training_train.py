@@ -110,7 +110,7 @@ def test_two_callers_train_once(learner: ModuleType, trained: Trained, tmp_path:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(timeout=30)
+        thread.join(timeout=120)
     assert len(names) == 3
     assert len(set(names)) == 1
     assert trained.stages == ["base", "full"]

@@ -263,12 +263,12 @@ def test_the_command(plain: ModuleType, tmp_path: Path) -> None:
 
     arguments = [video, "--set", "T=2", "--device", "cpu", "--run", str(run), "--out", str(out)]
     program = [sys.executable, "-c", "from vodbench.cli import main; main()", "predict"]
-    done = subprocess.run([*program, *arguments], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([*program, *arguments], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert "4 frames, 4 boxes" in done.stdout
     assert "T=2" in done.stderr
     assert len(frames_of(str(out))) == 4
-    failed = subprocess.run([*program, "none.mp4", *arguments[1:]], capture_output=True, text=True, timeout=120)
+    failed = subprocess.run([*program, "none.mp4", *arguments[1:]], capture_output=True, text=True, timeout=300)
     assert failed.returncode == 2
     assert "'none.mp4' does not exist" in failed.stderr
 

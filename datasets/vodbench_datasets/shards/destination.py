@@ -10,11 +10,10 @@ from typing import Any
 from fsspec.implementations.local import LocalFileSystem
 
 from vodbench.errors import UserError
-from vodbench.storage import exists, filesystem, join, read_bytes, write_text
+from vodbench.storage import exists, filesystem, is_torn, join, read_bytes, remove_torn, write_text
 from vodbench_datasets.shards.layout import INCOMPLETE, INDEX, SCHEMA_NAME, SCHEMA_VERSION, Index, is_ours, load_index
 
 _SHARD = re.compile(r".+-\d{5}\.parquet")
-_TEMPORARY = re.compile(r".+\.[0-9a-f]{32}\.tmp")  # left behind by storage.write_bytes when it was killed
 
 
 def shard_name(split: str, number: int) -> str:
@@ -42,7 +41,7 @@ def claim(destination: str, job: str) -> Index | None:
         _check_empty(destination)
         record = {"kind": SCHEMA_NAME, "version": SCHEMA_VERSION, "job": job}
         write_text(join(destination, INCOMPLETE), json.dumps(record, separators=(",", ":")) + "\n")
-    _remove_temporaries(destination)
+    remove_torn(destination)
     return None
 
 
@@ -66,7 +65,7 @@ def files_in(root: str) -> dict[str, int | None]:
 
 def is_leftover(name: str) -> bool:
     """Whether a file that no index names looks like part of shards: an earlier shard, or a torn write."""
-    return bool(_SHARD.fullmatch(name) or _TEMPORARY.fullmatch(name))
+    return bool(_SHARD.fullmatch(name)) or is_torn(name)
 
 
 def _size(entry: dict[str, Any]) -> int | None:
@@ -103,7 +102,7 @@ def _check_job(destination: str, found: Any, job: str) -> None:
 
 
 def _check_empty(destination: str) -> None:
-    names = [name for name in files_in(destination) if not _TEMPORARY.fullmatch(name)]
+    names = [name for name in files_in(destination) if not is_torn(name)]
     if names:
         raise _holds_something_else(destination, names[0])
 
@@ -115,13 +114,6 @@ def _holds_something_else(destination: str, name: str) -> UserError:
 def _all_there(destination: str, index: Index) -> bool:
     sizes = files_in(destination)
     return all(sizes.get(shard.file) == shard.bytes for shard in index.shards)
-
-
-def _remove_temporaries(destination: str) -> None:
-    fs, path = filesystem(destination)
-    for name in files_in(destination):
-        if _TEMPORARY.fullmatch(name):
-            fs.rm_file(posixpath.join(path, name))
 
 
 def _absolute(url: str) -> str:

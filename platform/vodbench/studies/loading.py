@@ -74,7 +74,7 @@ def _find(name_or_path: str) -> tuple[str, str]:
     if name_or_path not in shipped:
         hint = nearest(name_or_path, shipped)
         raise UserError(f"unknown study '{name_or_path}': {hint}; or give the path of a .yaml file")
-    return f"'{name_or_path}'", shipped[name_or_path].read_text()
+    return f"'{name_or_path}'", shipped[name_or_path].read_text(encoding="utf-8")
 
 
 def _override(values: dict[str, Any], key: str, value: Any, where: str) -> None:

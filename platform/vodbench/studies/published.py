@@ -49,7 +49,7 @@ def published_points(study: Study) -> list[PublishedPoint]:
 
 @cache
 def _papers() -> dict[str, Any]:
-    papers: dict[str, Any] = yaml.safe_load((studies_folder() / PUBLISHED_FILE).read_text())
+    papers: dict[str, Any] = yaml.safe_load((studies_folder() / PUBLISHED_FILE).read_text(encoding="utf-8"))
     return papers
 
 

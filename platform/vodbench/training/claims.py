@@ -19,7 +19,7 @@ from contextlib import contextmanager
 
 from fsspec.implementations.local import LocalFileSystem
 
-from vodbench.storage import exists, filesystem, read_text, write_text
+from vodbench.storage import filesystem, write_text
 
 POLL_S = 0.5
 HEARTBEAT_S = 10.0
@@ -100,7 +100,9 @@ def _heartbeat(url: str) -> Iterator[Callable[[], bool]]:
 
 def _holder(url: str) -> str | None:
     """The owner of a live claim."""
-    if not exists(url):
+    fs, path = filesystem(url)
+    try:  # not "exists, then read": its holder may give it back in between
+        held = json.loads(fs.cat_file(path))
+    except FileNotFoundError:
         return None
-    held = json.loads(read_text(url))
     return str(held["owner"]) if time.time() - held["time"] < STALE_S else None

@@ -18,7 +18,7 @@ from typing import Any
 
 from vodbench.checkpoints import checkpoint_url, pack, unpack
 from vodbench.errors import UserError
-from vodbench.storage import exists, filesystem, join, read_bytes, read_text, write_bytes, write_text
+from vodbench.storage import exists, filesystem, join, read_bytes, read_text, remove_torn, write_bytes, write_text
 
 FORMAT = "vodbench-partial"
 SCHEMA = 1
@@ -41,6 +41,11 @@ class Folder:
     @property
     def finished(self) -> bool:
         return exists(checkpoint_url(self.store, self.fingerprint))
+
+    def tidy(self) -> None:
+        """The stage is finished: remove its unfinished state, and what killed workers were writing."""
+        self.remove("partial.pt")
+        remove_torn(self.url(""))
 
     def remove(self, name: str) -> None:
         fs, path = filesystem(self.url(name))

@@ -87,8 +87,11 @@ def train_stages(
     torch.set_num_threads(job.threads)
     dataset = job.source.open()
     for planned in job.planned:
-        if not Folder(job.store, planned.fingerprint).finished:
+        folder = Folder(job.store, planned.fingerprint)
+        if not folder.finished:
             _train_stage(job, planned, dataset, peers, device, guard)
+        if peers.rank == 0:
+            folder.tidy()
         peers.wait()  # the next stage starts from the file that rank 0 has just written
 
 
@@ -197,4 +200,3 @@ def _finish(job: TrainingJob, planned: PlannedStage, trainer: StageTrainer, seco
         revision=job.revision,
     )
     save_checkpoint(checkpoint_url(job.store, planned.fingerprint), checkpoint)
-    folder.remove("partial.pt")
