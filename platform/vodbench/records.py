@@ -47,7 +47,7 @@ class Runtime:
     decode_ms: float
     gflops: float | None  # a frame, 2 x multiply-adds; None where it could not be counted
     peak_memory_mb: float
-    latency_frames: int
+    latency_frames: int | None  # None: final only when the snippet ends
     num_frames: int
     device: str
     threads: int

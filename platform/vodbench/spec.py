@@ -303,4 +303,5 @@ class MethodSpec:
     presets: Mapping[str, Mapping[str, Any]]  # "paper" (the defaults, {}), "tiny" (2 CPU cores), ...
     build: Callable[[MethodConfig, int], Method]  # (config, number of classes C) -> untrained method
     stages: Callable[[MethodConfig], tuple[Stage, ...]]
-    latency_frames: Callable[[MethodConfig], int]  # how far detections lag behind the newest frame
+    # How far detections lag behind the newest frame; None: they are final only when the snippet ends.
+    latency_frames: Callable[[MethodConfig], int | None]

@@ -71,7 +71,7 @@ def best_of_each_method(points: Sequence[Point]) -> list[Point]:
         held = best.get(point.record.method)
         if held is None or point.accuracy.map > held.accuracy.map:
             best[point.record.method] = point
-    return sorted(best.values(), key=lambda point: (point.runtime.latency_frames > 0, point.accuracy.map))
+    return sorted(best.values(), key=lambda point: (point.runtime.latency_frames != 0, point.accuracy.map))
 
 
 def _embedded(figure: Any, *, first: bool) -> str:

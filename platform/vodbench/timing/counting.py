@@ -64,16 +64,16 @@ class PeakTensorBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.current -= self._live.pop(key, 0)
 
 
-def count(method: Method, config: MethodConfig, images: Sequence[Image], latency_frames: int) -> Count:
+def count(method: Method, config: MethodConfig, images: Sequence[Image], latency_frames: int | None) -> Count:
     """Stream ``images`` once and count.
 
     The steady state begins when a buffer of ``2 * latency_frames + 1`` frames has been filled; from there every push
-    is counted up to the last image. A snippet that is too short for that is counted whole, ``close`` included, and
-    divided by its frames.
+    is counted up to the last image. A snippet that is too short for that, and every snippet of a method that answers at
+    its end (``latency_frames`` None), is counted whole, ``close`` included, and divided by its frames.
     """
     assert isinstance(method, torch.nn.Module)
-    skipped = 2 * latency_frames + 1
-    steady = len(images) - skipped >= MIN_STEADY_FRAMES
+    skipped = 0 if latency_frames is None else 2 * latency_frames + 1
+    steady = latency_frames is not None and len(images) - skipped >= MIN_STEADY_FRAMES
     memory = PeakTensorBytes([*method.parameters(), *method.buffers()])
     counter = FlopCounterMode(display=False)
     with torch.inference_mode(), memory:

@@ -113,9 +113,9 @@ def measure_sample(
             allocated = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
             # The stage clock synchronises an accelerator: there the split has passes of its own.
             staged = rounds.passes if on_cpu else [one_pass(snippet, stages=True) for snippet in sample.snippets]
-        latency = max(p.latency_frames for p in rounds.passes)
+        latency: int | None = max(p.latency_frames for p in rounds.passes)
         if name is not None:
-            latency = _declared_latency(name, config, latency)
+            latency = _declared_latency(name, config, latency or 0)
         counted = count(method, config, list(islice(sample.images(longest), COUNTED_FRAMES)), latency)
     return Runtime(
         **_figures(rounds, staged, counted, allocated, seed, on_cpu),
@@ -144,9 +144,11 @@ def median_interval(passes: Sequence[npt.NDArray[np.float64]], seed: int) -> tup
     return float(low), float(high)
 
 
-def _declared_latency(name: str, config: MethodConfig, seen: int) -> int:
+def _declared_latency(name: str, config: MethodConfig, seen: int) -> int | None:
     declared = method_spec(name).latency_frames(config)
-    assert seen <= declared, f"{name}: declares a latency of {declared} frames, but {seen} were owed at once"
+    assert declared is None or seen <= declared, (
+        f"{name}: declares a latency of {declared} frames, but {seen} were owed at once"
+    )
     return declared
 
 
@@ -163,7 +165,7 @@ def _figures(
     mean_ms = float(frame_ms.mean())
     notes = [*rounds.notes, NOT_COUNTED]
     if not counted.steady:
-        notes.append("GFLOPs are of a whole snippet: it is too short for a steady state")
+        notes.append("GFLOPs are of a whole snippet: it reaches no steady state")
     change = sum(stage_ms.values()) / mean_ms - 1
     if not on_cpu and abs(change) > 0.02:
         notes.append(f"stages were timed with synchronisation, which changed the total by {change:+.0%}")
