@@ -1,0 +1,31 @@
+"""Which frames of a video support a reference frame at test time. Nothing is drawn: a video always gives the same."""
+
+from __future__ import annotations
+
+
+def spread_over(num_frames: int, count: int) -> list[int]:
+    """``count`` frames evenly spread over a video of ``num_frames``, from the first to the last, in order.
+
+    Frame i is i (num_frames - 1) / (count - 1), rounded half up; a single one is the middle frame (the earlier of two).
+    These are the frames that mmtracking calls "adaptive stride". A video of ``count`` frames or fewer gives each once.
+    """
+    assert num_frames >= 0, num_frames
+    assert count >= 1, count
+    if num_frames <= count:
+        return list(range(num_frames))
+    if count == 1:
+        return [(num_frames - 1) // 2]
+    steps = count - 1
+    return [(2 * i * (num_frames - 1) + steps) // (2 * steps) for i in range(count)]
+
+
+def reach(count: int) -> tuple[int, int]:
+    """How many of ``count`` neighbours lie before and after the reference frame; an odd one lies after it."""
+    return count // 2, count - count // 2
+
+
+def around(reference: int, num_frames: int, count: int) -> list[int]:
+    """The ``count`` neighbours of a frame, without the frame itself; fewer at the ends of the video."""
+    before, after = reach(count)
+    start, stop = max(0, reference - before), min(num_frames, reference + after + 1)
+    return [i for i in range(start, stop) if i != reference]
