@@ -18,12 +18,13 @@ from vodbench.spec import Clip, ClipFrame, Detections, Image, Truth
 from vodbench.transforms import Resized
 from vodbench_methods.detection.faster_rcnn import FasterRCNN
 from vodbench_methods.detection.records import FrameFeatures, Proposals
+from vodbench_methods.detection.warm_start import narrowed
 from vodbench_methods.rdn.basic import RDNBasic
 from vodbench_methods.rdn.config import RDNBasicConfig, RDNConfig
 from vodbench_methods.rdn.full import RDN, best, count_best
 from vodbench_methods.rdn.memory import RefiningMemory
 from vodbench_methods.rdn.records import Support
-from vodbench_methods.rdn.specs import BASIC, FULL, narrowed
+from vodbench_methods.rdn.specs import BASIC, FULL
 from vodbench_methods.rdn.stream import window
 from vodbench_methods.relation.reference import relation_reference
 

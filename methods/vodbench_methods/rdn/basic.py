@@ -19,13 +19,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vodbench.knobs import MethodConfig
-from vodbench.spec import Clip, Clock, Detections, Image, Stage, Stream
+from vodbench.spec import Clock, Detections, Image, Stream
 from vodbench_methods.detection.box_head import fully_connected
+from vodbench_methods.detection.clip_training import ClipTrainedDetector, lent_frames
 from vodbench_methods.detection.clock import NullClock
 from vodbench_methods.detection.records import Batch, FrameFeatures, Proposals, RoiSamples
-from vodbench_methods.detection.rpn import RpnOutput
 from vodbench_methods.detection.streaming import inference_config
-from vodbench_methods.detection.two_stage import TwoStageDetector
 from vodbench_methods.rdn.config import RDNBasicConfig
 from vodbench_methods.rdn.memory import Memory, PlainMemory
 from vodbench_methods.rdn.records import Pool, Support, spread
@@ -33,7 +32,7 @@ from vodbench_methods.rdn.stream import RDNStream, detect_window
 from vodbench_methods.relation import Floor, KeyValues, ObjectRelation, SharedGeometry
 
 
-class RDNBasic(TwoStageDetector):
+class RDNBasic(ClipTrainedDetector):
     """Faster R-CNN with N_b relation modules between proposals of neighbouring frames.
 
     ``encode`` looks at a frame by itself, ``support`` is what it lends, ``gather`` makes a window's pool and ``relate``
@@ -47,7 +46,6 @@ class RDNBasic(TwoStageDetector):
         widths = [self.pooled_channels] + [config.fc_channels] * (config.N_b - 1)
         self.fcs = nn.ModuleList(fully_connected(width, config.fc_channels) for width in widths)
         self.relations = nn.ModuleList(self._new_relation() for _ in range(config.N_b))
-        self._frozen = False
 
     def _new_relation(self) -> ObjectRelation:
         config = self.config
@@ -133,48 +131,7 @@ class RDNBasic(TwoStageDetector):
 
     # ---- training
 
-    def begin_stage(self, stage: Stage) -> None:
-        """Freeze backbone and RPN where the configuration says so; everything else is trained."""
-        self.load_backbone()
-        self._frozen = self.config.freeze_detector
-        if self._frozen:
-            for part in self._detector_parts():
-                part.requires_grad_(False)
-        self.train()
-
-    def train(self, mode: bool = True) -> RDNBasic:
-        """A frozen detector stays in inference mode: its batch norm must not move either."""
-        super().train(mode)
-        if self._frozen:
-            for part in self._detector_parts():
-                part.eval()
-        return self
-
-    def _detector_parts(self) -> list[nn.Module]:
-        return [part for part in (self.backbone, self.reduction, self.rpn) if part is not None]
-
-    def losses(self, clips: Sequence[Clip]) -> dict[str, Tensor]:
-        """RPN losses (unless frozen) and head losses of the reference frames, each related to its clip."""
-        references = [clip.reference for clip in clips]
-        frames = references + [frame for clip in clips for frame in clip.supports]
-        owner = [*range(len(clips)), *(i for i, clip in enumerate(clips) for _ in clip.supports)]
-        batch = self.preprocess([f.image for f in frames], [clips[i].flip for i in owner])
-        targets = self.targets(frames, batch)[: len(clips)]
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self._frozen):
-            c4, c5 = self.features(batch)
-            output = self.rpn(c4)
-        proposals = self.propose_for_training(output, batch.sizes)
-        samples = self.sample_rois(proposals[: len(clips)], targets)
-        features = self._related_samples(c5, batch, proposals, samples, owner)
-        losses = self.head_losses(features, samples)
-        if not self._frozen:
-            of_references = RpnOutput(
-                output.logits[: len(clips)], output.deltas[: len(clips)], output.anchors, output.shape
-            )
-            losses |= self.rpn.losses(of_references, batch.sizes[: len(clips)], targets)
-        return losses
-
-    def _related_samples(
+    def related_samples(
         self,
         c5: Tensor,
         batch: Batch,
@@ -188,31 +145,9 @@ class RDNBasic(TwoStageDetector):
         boxes = [p.boxes for p in lent] + [s.boxes for s in samples]
         maps = torch.cat([c5, c5[: len(samples)]])
         features = torch.split(self.first(self.pool(maps, boxes)), [len(b) for b in boxes])
-        supports = [
-            self.support(FrameFeatures(p.boxes, p.objectness, f, size, resized))
-            for p, f, size, resized in zip(lent, features, batch.sizes, batch.resized, strict=False)
-        ]
+        supports = [self.support(frame) for frame in lent_frames(lent, features, batch)]
         related = []
         for clip, (sample, query) in enumerate(zip(samples, features[len(lent) :], strict=True)):
             pool = self.gather([s for s, i in zip(supports, owner, strict=True) if i == clip], None, config)
             related.append(self.relate(query, sample.boxes, pool))
         return torch.cat(related)
-
-    # ---- weights
-
-    def load_initial(self, weights: Mapping[str, Tensor]) -> None:
-        """From a single-frame detector, or an RDN of an earlier stage.
-
-        The detector's fully connected layers become this head's, in order. A square layer that the weights lack starts
-        as the identity, so that training begins near the answers of what it came from; relations keep their start.
-        """
-        renamed = {name.replace("head.fcs.", "fcs.", 1): weight for name, weight in weights.items()}
-        super().load_initial(renamed)
-        for name, layer in self._square_layers().items():
-            if f"{name}.weight" not in renamed:
-                nn.init.eye_(layer.weight)
-                nn.init.zeros_(layer.bias)
-
-    def _square_layers(self) -> dict[str, nn.Linear]:
-        """Fully connected layers from proposal features to proposal features, by name."""
-        return {f"fcs.{i}": cast(nn.Linear, layer) for i, layer in enumerate(self.fcs) if i}

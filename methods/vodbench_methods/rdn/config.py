@@ -11,11 +11,11 @@ from vodbench.knobs import knob
 from vodbench.spec import ClipSpec, Schedule
 from vodbench_methods.detection.config import SMALL as DETECTOR_SMALL
 from vodbench_methods.detection.config import TINY as DETECTOR_TINY
-from vodbench_methods.detection.config import DetectorConfig
+from vodbench_methods.detection.warm_start import WarmStartConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class RDNBasicConfig(DetectorConfig):
+class RDNBasicConfig(WarmStartConfig):
     """Faster R-CNN whose proposals attend to those of the neighbouring frames: RDN's basic stage."""
 
     # ---- inference
@@ -46,12 +46,6 @@ class RDNBasicConfig(DetectorConfig):
     T_train: int = knob(18, "support frames are drawn within so many frames", symbol="T", low=1)
     K_train: int = knob(75, "supportive proposals a frame in training", symbol="K", low=1)
     num_supports: int = knob(2, "support frames of a training clip", low=0)
-    warm_start: str = knob(
-        "none",
-        "detector: the basic stage starts from a trained Faster R-CNN; none: from the backbone's weights (paper)",
-        choices=("none", "detector"),
-    )
-    freeze_detector: bool = knob(False, "backbone and RPN stay as the detector stage left them")
     basic_iterations: int = knob(120_000, "optimiser steps of the basic stage", low=1)
     basic_learning_rate: float = knob(1e-3, "SGD's rate in the basic stage", above=0)
     basic_drops: tuple[float, ...] = knob((2 / 3,), "shares of the basic stage after which the rate falls tenfold")
@@ -67,17 +61,7 @@ class RDNBasicConfig(DetectorConfig):
                 f"num_supports = {self.num_supports} is more than the 2 x T_train = {2 * self.T_train} frames around "
                 "the reference; raise T_train or draw fewer"
             )
-        if self.freeze_detector and self.warm_start == "none":
-            raise UserError(
-                "freeze_detector = True with warm_start = 'none' would keep an untrained detector; "
-                "set warm_start to 'detector' or freeze_detector to false"
-            )
         self._check_drops("basic_drops")
-
-    def _check_drops(self, name: str) -> None:
-        drops = getattr(self, name)
-        if any(not 0 < share < 1 for share in drops) or list(drops) != sorted(set(drops)):
-            raise UserError(f"{name} = {list(drops)} is not accepted: give rising shares in (0, 1), such as [0.7]")
 
     @property
     def encoded_proposals(self) -> int:
@@ -99,17 +83,6 @@ class RDNBasicConfig(DetectorConfig):
 
     def basic_schedule(self) -> Schedule:
         return self._schedule(self.basic_iterations, self.basic_learning_rate, self.basic_drops)
-
-    def _schedule(self, iterations: int, learning_rate: float, drops: tuple[float, ...]) -> Schedule:
-        return Schedule(
-            iterations=iterations,
-            batch_size=self.batch_size,
-            learning_rate=learning_rate,
-            weight_decay=self.weight_decay,
-            warmup_iterations=self.warmup_iterations,
-            milestones=tuple(round(share * iterations) for share in drops),
-            clip_gradient_norm=self.clip_gradient_norm,
-        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
-
 from vodbench.knobs import MethodConfig
 from vodbench.spec import MethodSpec, Stage
-from vodbench_methods.detection import faster_rcnn
-from vodbench_methods.detection.config import DetectorConfig
+from vodbench_methods.detection.warm_start import detector_stages, narrowed
 from vodbench_methods.rdn.basic import RDNBasic
 from vodbench_methods.rdn.config import BASIC_SMALL, BASIC_TINY, SMALL, TINY, RDNBasicConfig, RDNConfig
 from vodbench_methods.rdn.full import RDN
 
-Config = TypeVar("Config", bound=MethodConfig)
 _PAPER = "Deng et al., Relation Distillation Networks for Video Object Detection, ICCV 2019"
-
-
-def narrowed(config: MethodConfig, kind: type[Config]) -> Config:
-    """The part of ``config`` that a method of ``kind`` knows, so that equal stages of both share a checkpoint."""
-    return kind(**{name: getattr(config, name) for name in kind.knobs()})
 
 
 def basic_stages(config: MethodConfig) -> tuple[Stage, ...]:
     """The single-frame detector where the configuration starts from it, then the basic stage."""
     assert isinstance(config, RDNBasicConfig)
-    detector = faster_rcnn.SPEC.stages(narrowed(config, DetectorConfig)) if config.warm_start == "detector" else ()
     basic = Stage(
         name="basic",
         method=BASIC.name,
@@ -32,7 +22,7 @@ def basic_stages(config: MethodConfig) -> tuple[Stage, ...]:
         clips=config.clips(),
         schedule=config.basic_schedule(),
     )
-    return (*detector, basic)
+    return (*detector_stages(config), basic)
 
 
 def stages(config: MethodConfig) -> tuple[Stage, ...]:

@@ -1,0 +1,108 @@
+"""Learning from clips: the reference frame's RoIs are scored after its support frames had their say.
+
+Shared by the methods that relate proposals. A frozen detector (``WarmStartConfig``) stays as its stage left it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from vodbench.spec import Clip, Stage
+from vodbench_methods.detection.config import DetectorConfig
+from vodbench_methods.detection.records import Batch, FrameFeatures, Proposals, RoiSamples
+from vodbench_methods.detection.rpn import RpnOutput
+from vodbench_methods.detection.two_stage import TwoStageDetector
+
+
+class ClipTrainedDetector(TwoStageDetector):
+    """A two-stage detector whose head sees a whole clip; a subclass says how in ``related_samples``."""
+
+    def __init__(self, config: DetectorConfig, num_classes: int) -> None:
+        super().__init__(config, num_classes)
+        self._frozen = False
+
+    def begin_stage(self, stage: Stage) -> None:
+        """Freeze backbone and RPN where the configuration says so; everything else is trained."""
+        self.load_backbone()
+        self._frozen = self.config.freeze_detector
+        if self._frozen:
+            for part in self._detector_parts():
+                part.requires_grad_(False)
+        self.train()
+
+    def train(self, mode: bool = True) -> Self:
+        """A frozen detector stays in inference mode: its batch norm must not move either."""
+        super().train(mode)
+        if self._frozen:
+            for part in self._detector_parts():
+                part.eval()
+        return self
+
+    def _detector_parts(self) -> list[nn.Module]:
+        return [part for part in (self.backbone, self.reduction, self.rpn) if part is not None]
+
+    def losses(self, clips: Sequence[Clip]) -> dict[str, Tensor]:
+        """RPN losses (unless frozen) and head losses of the reference frames, each related to its clip."""
+        references = [clip.reference for clip in clips]
+        frames = references + [frame for clip in clips for frame in clip.supports]
+        owner = [*range(len(clips)), *(i for i, clip in enumerate(clips) for _ in clip.supports)]
+        batch = self.preprocess([f.image for f in frames], [clips[i].flip for i in owner])
+        targets = self.targets(frames, batch)[: len(clips)]
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self._frozen):
+            c4, c5 = self.features(batch)
+            output = self.rpn(c4)
+        proposals = self.propose_for_training(output, batch.sizes)
+        samples = self.sample_rois(proposals[: len(clips)], targets)
+        features = self.related_samples(c5, batch, proposals, samples, owner)
+        losses = self.head_losses(features, samples)
+        if not self._frozen:
+            of_references = RpnOutput(
+                output.logits[: len(clips)], output.deltas[: len(clips)], output.anchors, output.shape
+            )
+            losses |= self.rpn.losses(of_references, batch.sizes[: len(clips)], targets)
+        return losses
+
+    def related_samples(
+        self,
+        c5: Tensor,
+        batch: Batch,
+        proposals: Sequence[Proposals],
+        samples: Sequence[RoiSamples],
+        owner: Sequence[int],
+    ) -> Tensor:
+        """(sum n, D) features of the sampled RoIs, ready for the predictor.
+
+        c5, batch and proposals hold the reference frame of every clip, then all support frames; image i belongs to
+        clip ``owner[i]``. ``samples`` are the RoIs of the reference frames.
+        """
+        raise NotImplementedError
+
+    def load_initial(self, weights: Mapping[str, Tensor]) -> None:
+        """From a single-frame detector, or an earlier stage of the same kind.
+
+        The detector's fully connected layers become this head's, in order. A square layer that the weights lack starts
+        as the identity, so that training begins near the answers of what it came from; relations keep their start.
+        """
+        renamed = {name.replace("head.fcs.", "fcs.", 1): weight for name, weight in weights.items()}
+        super().load_initial(renamed)
+        for name, layer in self._square_layers().items():
+            if f"{name}.weight" not in renamed:
+                nn.init.eye_(layer.weight)
+                nn.init.zeros_(layer.bias)
+
+    def _square_layers(self) -> dict[str, nn.Linear]:
+        """Fully connected layers from proposal features to proposal features, by name."""
+        layers: Any = self.fcs
+        return {f"fcs.{i}": layer for i, layer in enumerate(layers) if i}
+
+
+def lent_frames(lent: Sequence[Proposals], features: Sequence[Tensor], batch: Batch) -> list[FrameFeatures]:
+    """Training's frames as a stream would hold them: image i's proposals with their features."""
+    return [
+        FrameFeatures(p.boxes, p.objectness, f, size, resized)
+        for p, f, size, resized in zip(lent, features, batch.sizes, batch.resized, strict=False)
+    ]
