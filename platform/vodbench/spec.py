@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
+from vodbench.errors import UserError
 from vodbench.knobs import MethodConfig
 
 if TYPE_CHECKING:
@@ -80,13 +81,34 @@ class ClipSpec:
     """What a training stage wants drawn around each reference frame.
 
     ``num_supports`` frames at offsets drawn without replacement from [offset_low, offset_high] without 0, then
-    clamped to the snippet's ends (a still image stands in for its own supports). The clip shares one flip decision.
+    clamped to the snippet's ends (a still image stands in for its own supports). With ``whole_snippet`` they are drawn
+    from all other frames of the snippet instead, whatever the range; where there are too few, some come again. The clip
+    shares one flip decision.
+
+    With ``categories`` and ``videos`` (K and N of HVR-Net, both or neither) clips come in groups of K x N: clip n is
+    part of group ``n // (K * N)``, whose clips show K different categories, for each of them N different videos, in
+    their reference frames. Only then a clip says which category it was drawn for.
     """
 
     num_supports: int = 0
     offset_low: int = 0
     offset_high: int = 0
     flip_probability: float = 0.5
+    whole_snippet: bool = False
+    categories: int = 0
+    videos: int = 0
+
+    def __post_init__(self) -> None:
+        if min(self.categories, self.videos) < 0 or (self.categories == 0) != (self.videos == 0):
+            raise UserError(
+                f"clips in groups of {self.categories} categories x {self.videos} videos are not accepted: give 1 or "
+                "more of both, or 0 of both for clips one by one"
+            )
+
+    @property
+    def group_size(self) -> int:
+        """Clips that belong together: K * N, or 1."""
+        return max(1, self.categories * self.videos)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +129,7 @@ class Clip:
     reference: ClipFrame
     supports: tuple[ClipFrame, ...]
     flip: bool  # the method mirrors images and boxes of the whole clip when true
+    category: int | None = None  # the label that a clip of a group was drawn for; the reference frame shows it
 
 
 class Dataset(Protocol):
@@ -147,7 +170,8 @@ class Dataset(Protocol):
         """Clips number ``start``..``stop - 1`` of an endless, reshuffled pass over the training frames.
 
         Clip n is the same whatever ``start``, ``rank`` and ``world`` are; a worker gets those with
-        ``n % world == rank``, in order. Read and shuffled by Ray Data, decoded in the calling process.
+        ``n // clips.group_size % world == rank``, in order. Read and shuffled by Ray Data, decoded in the calling
+        process. ``UserError`` at once when such clips cannot be drawn from the split.
         """
         ...
 
@@ -221,7 +245,7 @@ class Schedule:
     """Optimisation of one stage. SGD with momentum; the rate falls by ``decay`` at each milestone."""
 
     iterations: int
-    batch_size: int  # clips a step, summed over workers
+    batch_size: int  # clips a step, summed over workers; whole groups where the clips come in groups
     learning_rate: float
     momentum: float = 0.9
     weight_decay: float = 1e-4

@@ -77,6 +77,22 @@ def test_a_still_image_supports_itself() -> None:
     assert all(clip.indices == (0, 0, 0) for clip in stills)
 
 
+def test_supports_may_come_from_the_whole_snippet() -> None:
+    made = plan(ClipSpec(num_supports=2, whole_snippet=True))
+    clips = [made[number] for number in range(3000)]
+    seen = Counter(support for clip in clips if (clip.snippet, clip.reference) == ("a", 4) for support in clip.supports)
+    assert set(seen) == set(range(30)) - {4}
+    assert all(len(set(clip.indices)) == 3 for clip in clips if clip.snippet != "still")
+    assert all(clip.indices == (0, 0, 0) for clip in clips if clip.snippet == "still")
+
+
+def test_a_snippet_of_too_few_frames_lends_some_twice() -> None:
+    made = plan(ClipSpec(num_supports=9, whole_snippet=True))
+    clips = [clip for number in range(200) if (clip := made[number]).snippet == "b"]
+    assert clips
+    assert all(len(clip.supports) == 9 and clip.reference not in clip.supports for clip in clips)
+
+
 def test_one_sided_ranges_are_kept() -> None:
     clips = [plan(ClipSpec(num_supports=1, offset_low=-4, offset_high=-1))[number] for number in range(500)]
     assert all(clip.supports[0] <= clip.reference for clip in clips)

@@ -7,6 +7,7 @@ from types import ModuleType
 import pytest
 
 from vodbench.errors import UserError
+from vodbench.spec import ClipSpec
 from vodbench.training import plan_stages, training_fingerprint
 
 
@@ -51,3 +52,11 @@ def test_a_configuration_of_another_method_is_refused(learner: ModuleType) -> No
         plan_stages("faster-rcnn", learner.LearnerConfig(), "d", 0)
     with pytest.raises(UserError, match="unknown method 'lerner-full': did you mean 'learner-full'"):
         plan_stages("lerner-full", method_spec("faster-rcnn").config(), "d", 0)
+
+
+def test_a_batch_is_made_of_whole_groups(learner: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(learner, "ClipSpec", lambda **_: ClipSpec(categories=2, videos=3))
+    (planned,) = plan_stages("learner-base", learner.LearnerConfig(batch=12), "d", 0)
+    assert planned.stage.clips.group_size == 6
+    with pytest.raises(UserError, match=r"stage .base. .* a batch of 8 clips .* 2 categories x 3 videos; .* of 6"):
+        plan_stages("learner-base", learner.LearnerConfig(batch=8), "d", 0)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from vodbench.spec import Clip, Schedule
+from vodbench.spec import Clip, ClipSpec, Schedule
 from vodbench.training.keeper import Folder, Keeper
 from vodbench.training.loop import StageTrainer, TrainingError, derived_seed, learning_rate
 from vodbench.training.peers import Peers, running_statistics
@@ -208,3 +209,29 @@ def test_workers_together_compute_what_one_computes(learner: ModuleType, tmp_pat
     counters = {name for name in first[1] if name.endswith("num_batches_tracked")}
     assert all(torch.equal(first[1][name], second[1][name]) for name in first[1].keys() - counters)
     assert _equal(first[1], first[2])
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_workers_take_whole_groups_of_clips(world: int) -> None:
+    """Against counting: the clips of a step that are a worker's by n // group % world."""
+    for step in range(5):
+        numbers = range(step * 12, (step + 1) * 12)
+        for rank in range(world):
+            mine = [n for n in numbers if n // 4 % world == rank]
+            assert Peers(rank, world).share(numbers.start, numbers.stop, 4) == len(mine)
+
+
+def test_a_step_takes_the_groups_that_are_its_workers(learner: ModuleType) -> None:
+    config = learner.LearnerConfig(batch=8, iterations=4)
+    (stage,) = learner.stages(config, "learner-base")
+    stage = dataclasses.replace(stage, clips=ClipSpec(categories=2, videos=2))
+    taken: list[list[int]] = []
+
+    class Noting(learner.LearnerMethod):  # type: ignore[name-defined, misc]
+        def losses(self, clips: Sequence[Clip]) -> dict[str, torch.Tensor]:
+            taken.append([clip.number for clip in clips])
+            return super().losses(clips)  # type: ignore[no-any-return]
+
+    trainer = StageTrainer(Noting(config, 2, "learner-base"), stage)
+    trainer.run(_clips(learner))
+    assert taken == [list(range(step * 8, (step + 1) * 8)) for step in range(4)]

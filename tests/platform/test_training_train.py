@@ -18,6 +18,7 @@ from vodbench.checkpoints import checkpoint_url, load_checkpoint, resolve_run
 from vodbench.cli import app
 from vodbench.data_source import DataSource
 from vodbench.errors import UserError
+from vodbench.spec import ClipSpec
 from vodbench.training import TrainingError, driver, plan_stages, train, train_all
 from vodbench.training.driver import _Relay
 from vodbench.training.peers import Peers
@@ -84,6 +85,27 @@ def test_a_later_stage_starts_from_the_weights_of_the_one_before(
     first, second = (load_checkpoint(checkpoint_url(str(tmp_path), p.fingerprint)).weights for p in (base, full))
     assert torch.equal(first["body.0.weight"], second["body.0.weight"])
     assert not torch.equal(first["head.weight"], second["head.weight"])
+
+
+def test_groups_that_the_data_cannot_give_are_refused_before_the_first_stage(
+    learner: ModuleType, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second stage asks for groups; the data set says no when its clips are asked for, not when they are read."""
+    asked: list[tuple[int, int]] = []
+
+    def clips(self: Any, clips: ClipSpec, *, start: int, stop: int, **_: Any) -> Any:
+        asked.append((start, stop))
+        raise UserError("groups cannot be drawn")
+
+    monkeypatch.setattr(learner.LearnerData, "training_clips", clips)
+    plain = learner.ClipSpec
+    monkeypatch.setattr(
+        learner, "ClipSpec", lambda **given: plain(**given, categories=2, videos=2) if given else plain()
+    )
+    with pytest.raises(UserError, match="groups cannot be drawn"):
+        _train(learner, tmp_path)
+    assert asked == [(0, 0)]
+    assert trained.stages == []
 
 
 def test_what_is_in_the_store_is_not_trained_again(learner: ModuleType, trained: Trained, tmp_path: Path) -> None:

@@ -6,7 +6,8 @@ halves the throughput (the pixels go through shared memory). A frame that a clip
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -24,6 +25,7 @@ SCHEMA = pa.schema(
         pa.field("reference", pa.int32()),
         pa.field("supports", pa.list_(pa.int32())),
         pa.field("flip", pa.bool_()),
+        pa.field("category", pa.int64()),
         pa.field("frames", pa.list_(FRAME_TYPE)),  # the distinct frames of the clip, reference first
         pa.field("error", pa.string()),  # alone in its row: what a person has to repair before the clip can be read
     ]
@@ -45,6 +47,7 @@ def read_block(dataset: Dataset, split: str, planned: Iterable[PlannedClip]) -> 
             "reference": [clip.reference for clip in clips],
             "supports": [clip.supports for clip in clips],
             "flip": [clip.flip for clip in clips],
+            "category": [clip.category for clip in clips],
             "frames": pa.ListArray.from_arrays(pa.array(np.array(bounds, np.int32)), to_structs(frames)),
             "error": pa.nulls(len(clips), pa.string()),
         },
@@ -68,12 +71,13 @@ def decode_block(table: pa.Table) -> Iterator[Clip]:
             raise UserError(row["error"])
         records = structs.slice(low, high - low)
         frames = from_columns(records.field, [row["snippet"]] * (high - low))
-        yield _decode_clip(row["number"], row["reference"], row["supports"], row["flip"], frames)
+        yield _decode_clip(row, frames)
 
 
-def _decode_clip(number: int, reference: int, supports: Sequence[int], flip: bool, frames: Sequence[Frame]) -> Clip:
+def _decode_clip(row: Mapping[str, Any], frames: Sequence[Frame]) -> Clip:
     decoded = {
         frame.index: ClipFrame(frame.index, decode(frame.encoded, f"{frame.snippet}, frame {frame.index}"), frame.truth)
         for frame in frames
     }
-    return Clip(number, frames[0].snippet, decoded[reference], tuple(decoded[index] for index in supports), flip)
+    supports = tuple(decoded[index] for index in row["supports"])
+    return Clip(row["number"], row["snippet"], decoded[row["reference"]], supports, row["flip"], row["category"])

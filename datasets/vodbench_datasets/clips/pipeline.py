@@ -9,13 +9,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import groupby
 
+import numpy as np
 import pyarrow as pa
 
 from vodbench.errors import UserError, unknown
 from vodbench.prefetch import prefetch
 from vodbench.spec import Clip, ClipSpec, Dataset, Frame, SnippetInfo
 from vodbench_datasets.clips.blocks import decode_block, error_block, read_block
+from vodbench_datasets.clips.groups import GroupPlan
 from vodbench_datasets.clips.ordered import ordered_blocks
 from vodbench_datasets.clips.plan import ClipPlan, numbers_of_worker
 from vodbench_datasets.clips.runs import FrameRun, error_run, frame_runs, frames_of, read_run
@@ -29,7 +32,7 @@ _DECODED_AHEAD = 8  # clips decoded ahead of the trainer
 class _ClipJob:
     dataset: Dataset
     split: str
-    plan: ClipPlan
+    plan: ClipPlan | GroupPlan
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,18 @@ class RayClips:
         """(snippet, reference index) of every frame that training visits, in a fixed order."""
         raise NotImplementedError
 
+    def training_labels(self, split: str) -> list[tuple[int, ...]]:
+        """The labels that each of ``training_frames`` shows, aligned with them; asked for where clips come in groups.
+
+        This reads the annotation of every training frame; a data set that has a cheaper source overrides it.
+        """
+        return labels_as_read(self, split, self.training_frames(split))
+
+    def read(
+        self, split: str, snippet: str, indices: Sequence[int] | None = None, *, with_images: bool = True
+    ) -> list[Frame]:
+        raise NotImplementedError
+
     def snippets(self, split: str) -> Sequence[SnippetInfo]:
         raise NotImplementedError
 
@@ -59,7 +74,7 @@ class RayClips:
     ) -> Iterator[Clip]:
         """See ``vodbench.spec.Dataset.training_clips``. ``UserError`` at once for a plan that cannot be made."""
         plan = plan_of(self, clips, split=split, seed=seed)
-        numbers = numbers_of_worker(start, stop, rank, world)
+        numbers = numbers_of_worker(start, stop, rank, world, clips.group_size)
         job = _ClipJob(self, split, plan)  # type: ignore[arg-type]  # a mixin cannot say that it is mixed into a Dataset
         return prefetch(partial(_decoded_clips, job, numbers, world), _DECODED_AHEAD)
 
@@ -73,20 +88,34 @@ class RayClips:
         return _read_frames(_FrameJob(self, split), runs, world)  # type: ignore[arg-type]
 
 
-def plan_of(dataset: RayClips, clips: ClipSpec, *, split: str, seed: int) -> ClipPlan:
+def plan_of(dataset: RayClips, clips: ClipSpec, *, split: str, seed: int) -> ClipPlan | GroupPlan:
     """The clip plan of a split."""
-    lengths = {snippet.id: snippet.num_frames for snippet in dataset.snippets(split)}
+    snippets = {snippet.id: snippet for snippet in dataset.snippets(split)}
     frames = dataset.training_frames(split)
-    return ClipPlan(frames, [lengths[snippet] for snippet, _ in frames], clips, seed)
+    if not clips.categories:
+        return ClipPlan(frames, [snippets[snippet].num_frames for snippet, _ in frames], clips, seed)
+    labels = dataset.training_labels(split)
+    moving = [place for place, (snippet, _) in enumerate(frames) if not snippets[snippet].still]
+    frames, labels = [frames[place] for place in moving], [labels[place] for place in moving]
+    return GroupPlan(frames, [snippets[snippet].num_frames for snippet, _ in frames], labels, clips, seed)
 
 
-def _decoded_clips(job: _ClipJob, numbers: range, world: int) -> Iterator[Clip]:
+def labels_as_read(dataset: RayClips, split: str, frames: Sequence[tuple[str, int]]) -> list[tuple[int, ...]]:
+    """The labels of these frames, snippet by snippet from their annotations."""
+    labels: list[tuple[int, ...]] = []
+    for snippet, run in groupby(frames, key=lambda frame: frame[0]):
+        found = dataset.read(split, snippet, [index for _, index in run], with_images=False)
+        labels += [tuple(np.unique(frame.truth.labels).tolist()) for frame in found]
+    return labels
+
+
+def _decoded_clips(job: _ClipJob, numbers: Sequence[int], world: int) -> Iterator[Clip]:
     chunks = [numbers[low : low + BLOCK_CLIPS] for low in range(0, len(numbers), BLOCK_CLIPS)]
     for table in ordered_blocks(job, chunks, _read_clips, world=world, chunks_a_run=_CHUNKS_A_RUN) if chunks else ():
         yield from decode_block(table)
 
 
-def _read_clips(job: _ClipJob, numbers: range) -> pa.Table:
+def _read_clips(job: _ClipJob, numbers: Sequence[int]) -> pa.Table:
     """Runs in a read task."""
     try:
         return read_block(job.dataset, job.split, (job.plan[number] for number in numbers))

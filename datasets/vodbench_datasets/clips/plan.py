@@ -29,6 +29,7 @@ class PlannedClip:
     reference: int
     supports: tuple[int, ...]
     flip: bool
+    category: int | None = None  # the label that a clip of a group was drawn for
 
     @property
     def indices(self) -> tuple[int, ...]:
@@ -51,9 +52,8 @@ class ClipPlan:
             raise UserError(f"seed {seed} is negative; give 0 or more")
         self._frames = list(frames)
         self._lengths = list(lengths)
-        self._clips = clips
         self._seed = seed
-        self._offsets = candidate_offsets(clips)
+        self._surroundings = Surroundings(clips, seed)
 
     def __len__(self) -> int:
         """N: clips in an epoch (the plan itself never ends)."""
@@ -63,16 +63,36 @@ class ClipPlan:
         epoch, position = divmod(number, len(self._frames))
         chosen = int(_permutation(self._seed, epoch, len(self._frames))[position])
         snippet, reference = self._frames[chosen]
+        return self._surroundings.clip(number, snippet, reference, self._lengths[chosen])
+
+
+class Surroundings:
+    """Support frames and the flip of clip n, drawn from (seed, n) whatever reference frame it has."""
+
+    def __init__(self, clips: ClipSpec, seed: int) -> None:
+        self._clips = clips
+        self._seed = seed
+        self._offsets = candidate_offsets(clips)
+
+    def clip(self, number: int, snippet: str, reference: int, length: int, category: int | None = None) -> PlannedClip:
+        """Clip ``number`` around frame ``reference`` of a snippet of ``length`` frames."""
         rng = np.random.default_rng([_DRAW, self._seed, number])
-        offsets = rng.choice(self._offsets, self._clips.num_supports, replace=False) if self._offsets else ()
-        last = self._lengths[chosen] - 1
-        supports = tuple(min(max(reference + int(offset), 0), last) for offset in offsets)
-        return PlannedClip(number, snippet, reference, supports, bool(rng.random() < self._clips.flip_probability))
+        supports = self._supports(rng, reference, length)
+        flip = bool(rng.random() < self._clips.flip_probability)
+        return PlannedClip(number, snippet, reference, supports, flip, category)
+
+    def _supports(self, rng: np.random.Generator, reference: int, length: int) -> tuple[int, ...]:
+        count = self._clips.num_supports
+        if self._clips.whole_snippet and count:
+            others = [index for index in range(length) if index != reference] or [reference]
+            return tuple(int(index) for index in rng.choice(others, count, replace=count > len(others)))
+        offsets = rng.choice(self._offsets, count, replace=False) if self._offsets else ()
+        return tuple(min(max(reference + int(offset), 0), length - 1) for offset in offsets)
 
 
 def candidate_offsets(clips: ClipSpec) -> list[int]:
-    """Offsets a support frame may have: [offset_low, offset_high] without 0; empty when no support is asked for."""
-    if clips.num_supports == 0:
+    """Offsets a support frame may have: [offset_low, offset_high] without 0; empty when none is to be drawn by them."""
+    if clips.num_supports == 0 or clips.whole_snippet:
         return []
     offsets = [offset for offset in range(clips.offset_low, clips.offset_high + 1) if offset != 0]
     if not 0 < clips.num_supports <= len(offsets):
@@ -83,10 +103,14 @@ def candidate_offsets(clips: ClipSpec) -> list[int]:
     return offsets
 
 
-def numbers_of_worker(start: int, stop: int, rank: int, world: int) -> range:
-    """Clip numbers in [start, stop) with ``n % world == rank``: workers share no clip and leave none out."""
+def numbers_of_worker(start: int, stop: int, rank: int, world: int, group: int = 1) -> Sequence[int]:
+    """Clip numbers in [start, stop) with ``n // group % world == rank``: workers share no clip and leave none out."""
     assert 0 <= rank < world, (rank, world)
-    return range(start + (rank - start) % world, stop, world)
+    if group == 1:
+        return range(start + (rank - start) % world, stop, world)
+    first = start // group
+    groups = range(first + (rank - first) % world, -(-stop // group), world)
+    return [n for g in groups for n in range(g * group, (g + 1) * group) if start <= n < stop]
 
 
 @lru_cache(maxsize=8)  # a run is in one epoch at a time; small data sets pass several in one block of clips

@@ -11,6 +11,8 @@ from functools import cached_property
 from hashlib import sha256
 from typing import Any
 
+import numpy as np
+
 from vodbench.errors import UserError, unknown
 from vodbench.fingerprint import fingerprint
 from vodbench.spec import ClassInfo, Frame, SnippetInfo, Truth
@@ -55,7 +57,7 @@ class IlsvrcDataset(RayClips):
         self._lists = self._find_lists()
         self._loader = FrameLoader(self._tree, {c.id: label for label, c in enumerate(self.classes, start=1)})
         self._snippets: dict[str, dict[str, Snippet]] = {}
-        self._training_frames: dict[str, list[tuple[str, int]]] = {}
+        self._training_frames: dict[str, list[tuple[tuple[str, int], tuple[int, ...]]]] = {}
 
     @cached_property
     def classes(self) -> tuple[ClassInfo, ...]:
@@ -112,14 +114,26 @@ class IlsvrcDataset(RayClips):
         still images come after them, at most ``det_images_per_class`` each. An image counts for the class whose folder
         it is in (``ILSVRC2013_train/n02691156/...``), or else for that of its first object.
         """
+        return [frame for frame, _ in self._training(split)]
+
+    def training_labels(self, split: str) -> list[tuple[int, ...]]:
+        """See ``RayClips.training_labels``: known since ``training_frames`` read every annotation for its boxes."""
+        return [labels for _, labels in self._training(split)]
+
+    def _training(self, split: str) -> list[tuple[tuple[str, int], tuple[int, ...]]]:
+        """The training frames with the labels that they show; every candidate's annotation is read once."""
         if split not in self._training_frames:
             candidates = [(s, i) for s in self._split(split).values() for i in self._candidates(s)]
             truths = self._tree.in_parallel(lambda candidate: self._loader.truth(*candidate), candidates)
-            boxed = [(s, i, truth) for (s, i), truth in zip(candidates, truths, strict=True) if len(truth.boxes)]
-            stills = (((s.info.id, 0), self._group(s, truth)) for s, _, truth in boxed if s.info.still)
-            self._training_frames[split] = [(s.info.id, i) for s, i, _ in boxed if not s.info.still]
+            found = [
+                (snippet, ((snippet.info.id, index), tuple(np.unique(truth.labels).tolist())), truth)
+                for (snippet, index), truth in zip(candidates, truths, strict=True)
+                if len(truth.boxes)
+            ]
+            stills = ((frame, self._group(s, truth)) for s, frame, truth in found if s.info.still)
+            self._training_frames[split] = [frame for s, frame, _ in found if not s.info.still]
             self._training_frames[split] += capped(stills, self.options.det_images_per_class)
-        return list(self._training_frames[split])
+        return self._training_frames[split]
 
     # ---- opening ----
 

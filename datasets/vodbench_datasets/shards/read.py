@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -43,12 +43,13 @@ class Shards(RayClips):
         self.index = load_index(root)
         self._files: OrderedDict[int, pq.ParquetFile] = OrderedDict()
         self._lock = threading.Lock()  # a ParquetFile has one read position
+        self._training_labels: dict[str, list[tuple[int, ...]]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         return {"root": self.root, "index": self.index}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _files=OrderedDict(), _lock=threading.Lock())
+        self.__dict__.update(state, _files=OrderedDict(), _lock=threading.Lock(), _training_labels={})
 
     @cached_property
     def classes(self) -> tuple[ClassInfo, ...]:
@@ -70,6 +71,19 @@ class Shards(RayClips):
         runs = self.index.training_frames[split]
         return [(snippet, index) for snippet, indices in runs for index in indices]
 
+    def training_labels(self, split: str) -> list[tuple[int, ...]]:
+        """See ``RayClips.training_labels``. Reads two narrow columns of the row groups that hold training frames, one
+        request a shard where they lie together: no boxes, no images."""
+        if split not in self._training_labels:
+            records, frames = self._records(split), self.training_frames(split)
+            wanted: dict[int, dict[int, str]] = {}  # shard -> row group -> its snippet
+            for snippet, index in frames:
+                record = records[snippet]
+                wanted.setdefault(record.shard, {})[record.row_group + index // GROUP_FRAMES] = snippet
+            found = {key: labels for shard, groups in wanted.items() for key, labels in self._labels(shard, groups)}
+            self._training_labels[split] = [found[frame] for frame in frames]
+        return list(self._training_labels[split])
+
     def read(
         self, split: str, snippet: str, indices: Sequence[int] | None = None, *, with_images: bool = True
     ) -> list[Frame]:
@@ -87,20 +101,33 @@ class Shards(RayClips):
         frames = {frame.index: frame for frame in self._read_groups(record, wanted, with_images)}
         return [frames[index] for index in wanted]
 
+    def _labels(self, shard: int, groups: Mapping[int, str]) -> Iterator[tuple[tuple[str, int], tuple[int, ...]]]:
+        """((snippet, frame), its labels) of all rows in these row groups of a shard."""
+        order = sorted(groups)
+        table = self._read_columns(shard, order, ["index", "labels"])
+        rows = zip(table.column("index").to_pylist(), table.column("labels").to_pylist(), strict=True)
+        group = iter(order)
+        snippet = ""
+        for index, labels in rows:
+            if index % GROUP_FRAMES == 0:  # a row group begins
+                snippet = groups[next(group)]
+            yield (snippet, index), tuple(sorted(set(labels)))
+
     def _read_groups(self, record: SnippetRecord, wanted: Sequence[int], with_images: bool) -> list[Frame]:
         groups = sorted({record.row_group + index // GROUP_FRAMES for index in wanted})
         if not groups:
             return []
-        with self._lock:
-            try:
-                table = self._open(record.shard).read_row_groups(
-                    groups, columns=_COLUMNS if with_images else _TRUTH_COLUMNS, use_threads=False
-                )
-            except (pa.ArrowException, OSError) as error:
-                raise damaged(join(self.root, self.index.shards[record.shard].file), error) from error
+        table = self._read_columns(record.shard, groups, _COLUMNS if with_images else _TRUTH_COLUMNS)
         if len(wanted) < table.num_rows:  # the rest of the row groups is not worth turning into objects
             table = table.filter(pc.is_in(table.column("index"), pa.array(wanted, pa.int32())))
         return to_frames(table, with_images=with_images)
+
+    def _read_columns(self, shard: int, groups: Sequence[int], columns: Sequence[str]) -> pa.Table:
+        with self._lock:
+            try:
+                return self._open(shard).read_row_groups(groups, columns=columns, use_threads=False)
+            except (pa.ArrowException, OSError) as error:
+                raise damaged(join(self.root, self.index.shards[shard].file), error) from error
 
     def _open(self, shard: int) -> pq.ParquetFile:
         if shard in self._files:

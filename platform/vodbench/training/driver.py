@@ -102,6 +102,9 @@ def train_all(
             checkpoint_s=checkpoint_s,
         )
 
+    for planned in missing_stages(store, chains):
+        if planned.stage.clips.categories:  # not every data set has such groups; the stages before would be in vain
+            dataset.training_clips(planned.stage.clips, split=split, seed=seed, start=0, stop=0)
     while missing := missing_stages(store, chains):
         start_ray()
         scaling = scaling_config(workers, use_gpu)

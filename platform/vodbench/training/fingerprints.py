@@ -34,7 +34,8 @@ def plan_stages(
 ) -> tuple[PlannedStage, ...]:
     """The stages that ``method`` with ``config`` is trained in, each with its fingerprint.
 
-    Raises ``UserError`` for an unknown method, a configuration of another method, or a method without stages.
+    Raises ``UserError`` for an unknown method, a configuration of another method, a method without stages, or a batch
+    that is not made of whole groups of clips.
     """
     spec = method_spec(method)
     if not isinstance(config, spec.config):
@@ -45,6 +46,7 @@ def plan_stages(
     planned: list[PlannedStage] = []
     parent: str | None = None
     for index, stage in enumerate(spec.stages(config)):
+        _check_batch(stage)
         name = fingerprint(
             TRAINING_SCHEMA,
             {
@@ -63,6 +65,15 @@ def plan_stages(
     if not planned:
         raise UserError(f"method '{method}' has no training stages; it cannot be trained")
     return tuple(planned)
+
+
+def _check_batch(stage: Stage) -> None:
+    size, group = stage.schedule.batch_size, stage.clips.group_size
+    if size % group:
+        raise UserError(
+            f"stage '{stage.name}' of {stage.method}: a batch of {size} clips is not made of whole groups of "
+            f"{stage.clips.categories} categories x {stage.clips.videos} videos; give a multiple of {group}"
+        )
 
 
 def training_fingerprint(

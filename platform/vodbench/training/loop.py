@@ -111,9 +111,9 @@ class StageTrainer:
         Raises:
             TrainingError: a loss is not finite, or the clips end early.
         """
-        size = self.schedule.batch_size
+        size, group = self.schedule.batch_size, self.stage.clips.group_size
         for iteration in range(self.iteration, self.schedule.iterations):
-            share = self.peers.share(iteration * size, (iteration + 1) * size)
+            share = self.peers.share(iteration * size, (iteration + 1) * size, group)
             batch = list(islice(clips, share))
             if len(batch) < share:
                 raise TrainingError(f"{self._at(iteration)}: the data set ran out of clips; it must repeat endlessly")

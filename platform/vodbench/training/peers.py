@@ -23,9 +23,12 @@ class Peers:
     rank: int = 0
     world: int = 1
 
-    def share(self, start: int, stop: int) -> int:
-        """How many of the numbers ``start``..``stop - 1`` are this worker's (those with n % world == rank)."""
-        return len(range(start + (self.rank - start) % self.world, stop, self.world))
+    def share(self, start: int, stop: int, group: int = 1) -> int:
+        """How many of the numbers ``start``..``stop - 1`` are this worker's: whole groups, those with
+        ``n // group % world == rank``."""
+        assert start % group == stop % group == 0, (start, stop, group)
+        first, end = start // group, stop // group
+        return group * len(range(first + (self.rank - first) % self.world, end, self.world))
 
     def combine(self, parameters: Sequence[nn.Parameter], module: nn.Module, loss: float, weight: float) -> float:
         """Sum gradients and the loss over workers, and average the running statistics of batch norm.
