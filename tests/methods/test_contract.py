@@ -43,6 +43,8 @@ SHRUNK = {
     "r": 40.0,
     "T_train": 2,
     "K_train": 5,
+    "test_frames": 3,
+    "frame_range": 2,
     "score_threshold": 0.01,
     "max_detections": 60,
 }
@@ -58,6 +60,9 @@ CHANGED: dict[str, Any] = {
     "K": 2,
     "r": 100.0,
     "video_ends": "replicate",
+    "test_frames": 2,
+    "test_supports": "window",
+    "own_frame": False,
 }
 
 

@@ -6,6 +6,7 @@ Shared by the methods that relate proposals. A frozen detector (``WarmStartConfi
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Self
 
 import torch
@@ -13,9 +14,23 @@ from torch import Tensor, nn
 
 from vodbench.spec import Clip, Stage
 from vodbench_methods.detection.config import DetectorConfig
-from vodbench_methods.detection.records import Batch, FrameFeatures, Proposals, RoiSamples
+from vodbench_methods.detection.records import Batch, FrameFeatures, Proposals, RoiSamples, Target
 from vodbench_methods.detection.rpn import RpnOutput
 from vodbench_methods.detection.two_stage import TwoStageDetector
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """The frames of a batch of clips after the detector: the reference frame of every clip, then all support frames."""
+
+    batch: Batch
+    owner: Sequence[int]  # the clip that each image belongs to
+    targets: Sequence[Target]  # of the reference frames
+    c4: Tensor
+    c5: Tensor
+    output: RpnOutput
+    proposals: Sequence[Proposals]
+    samples: Sequence[RoiSamples]  # of the reference frames
 
 
 class ClipTrainedDetector(TwoStageDetector):
@@ -47,8 +62,13 @@ class ClipTrainedDetector(TwoStageDetector):
 
     def losses(self, clips: Sequence[Clip]) -> dict[str, Tensor]:
         """RPN losses (unless frozen) and head losses of the reference frames, each related to its clip."""
-        references = [clip.reference for clip in clips]
-        frames = references + [frame for clip in clips for frame in clip.supports]
+        seen = self.look_at(clips)
+        features = self.related_samples(seen.c5, seen.batch, seen.proposals, seen.samples, seen.owner)
+        return self.losses_of(seen, features)
+
+    def look_at(self, clips: Sequence[Clip]) -> Seen:
+        """What the detector sees in all frames of these clips, before any of them are related."""
+        frames = [clip.reference for clip in clips] + [frame for clip in clips for frame in clip.supports]
         owner = [*range(len(clips)), *(i for i, clip in enumerate(clips) for _ in clip.supports)]
         batch = self.preprocess([f.image for f in frames], [clips[i].flip for i in owner])
         targets = self.targets(frames, batch)[: len(clips)]
@@ -57,13 +77,15 @@ class ClipTrainedDetector(TwoStageDetector):
             output = self.rpn(c4)
         proposals = self.propose_for_training(output, batch.sizes)
         samples = self.sample_rois(proposals[: len(clips)], targets)
-        features = self.related_samples(c5, batch, proposals, samples, owner)
-        losses = self.head_losses(features, samples)
+        return Seen(batch, owner, targets, c4, c5, output, proposals, samples)
+
+    def losses_of(self, seen: Seen, features: Tensor) -> dict[str, Tensor]:
+        """The detector's losses, given the (sum n, D) related features of the sampled RoIs."""
+        losses = self.head_losses(features, seen.samples)
         if not self._frozen:
-            of_references = RpnOutput(
-                output.logits[: len(clips)], output.deltas[: len(clips)], output.anchors, output.shape
-            )
-            losses |= self.rpn.losses(of_references, batch.sizes[: len(clips)], targets)
+            count, output = len(seen.samples), seen.output
+            of_references = RpnOutput(output.logits[:count], output.deltas[:count], output.anchors, output.shape)
+            losses |= self.rpn.losses(of_references, seen.batch.sizes[:count], seen.targets)
         return losses
 
     def related_samples(
@@ -100,9 +122,11 @@ class ClipTrainedDetector(TwoStageDetector):
         return {f"fcs.{i}": layer for i, layer in enumerate(layers) if i}
 
 
-def lent_frames(lent: Sequence[Proposals], features: Sequence[Tensor], batch: Batch) -> list[FrameFeatures]:
-    """Training's frames as a stream would hold them: image i's proposals with their features."""
+def lent_frames(
+    lent: Sequence[Proposals], features: Sequence[Tensor], batch: Batch, first: int = 0
+) -> list[FrameFeatures]:
+    """Training's frames as a stream would hold them: the proposals of images ``first`` and on, with their features."""
     return [
-        FrameFeatures(p.boxes, p.objectness, f, size, resized)
-        for p, f, size, resized in zip(lent, features, batch.sizes, batch.resized, strict=False)
+        FrameFeatures(p.boxes, p.objectness, f, batch.sizes[i], batch.resized[i])
+        for i, (p, f) in enumerate(zip(lent, features, strict=False), start=first)
     ]

@@ -1,0 +1,1 @@
+"""Sequence Level Semantics Aggregation (Wu et al., ICCV 2019): ``selsa``."""
