@@ -44,6 +44,8 @@ SHRUNK = {
     "T_train": 2,
     "K_train": 5,
     "test_frames": 3,
+    "categories": 2,
+    "videos": 2,
     "frame_range": 2,
     "score_threshold": 0.01,
     "max_detections": 60,
@@ -53,7 +55,7 @@ SHRUNK = {
 CHANGED: dict[str, Any] = {
     "candidates": 6,
     "proposals": 3,
-    "score_threshold": 0.5,
+    "score_threshold": 0.95,
     "nms_threshold": 0.05,
     "max_detections": 1,
     "T": 1,
@@ -63,6 +65,7 @@ CHANGED: dict[str, Any] = {
     "test_frames": 2,
     "test_supports": "window",
     "own_frame": False,
+    "test_inter": "off",
 }
 
 
@@ -93,17 +96,44 @@ def video(count: int, height: int = HEIGHT, width: int = WIDTH, seed: int = 0) -
     return list(frames)
 
 
-def training_clip(images: list[Image], num_supports: int, *, boxes: bool = True, flip: bool = False) -> Clip:
+def training_clip(
+    images: list[Image],
+    num_supports: int,
+    *,
+    boxes: bool = True,
+    flip: bool = False,
+    number: int = 0,
+    category: int | None = None,
+) -> Clip:
     count = 2 if boxes else 0
     truth = Truth(
         np.array([[8, 10, 28, 30], [32, 32, 60, 48]], np.float32)[:count],
-        np.array([1, 3], np.int64)[:count],
+        np.array([category or 1, 3], np.int64)[:count],
         np.arange(count),
         np.zeros(count, np.bool_),
         np.zeros(count, np.bool_),
     )
     frames = [ClipFrame(i, image, truth) for i, image in enumerate(images)]
-    return Clip(0, "snippet", frames[0], tuple(frames[1 : 1 + num_supports]), flip)
+    return Clip(number, f"snippet {number}", frames[0], tuple(frames[1 : 1 + num_supports]), flip, category)
+
+
+def training_group(
+    spec: MethodSpec, config: MethodConfig, group: int = 0, *, boxes: bool = True, flip: bool = False
+) -> list[Clip]:
+    """The clips that the method's last stage wants together, which is one where it does not ask for groups."""
+    clips = spec.stages(config)[-1].clips
+    first = group * clips.group_size
+    return [
+        training_clip(
+            video(1 + clips.num_supports, seed=number),
+            clips.num_supports,
+            boxes=boxes,
+            flip=flip,
+            number=number,
+            category=1 + (number - first) // clips.videos if clips.categories else None,
+        )
+        for number in range(first, first + clips.group_size)
+    ]
 
 
 def stream_all(method: Method, images: list[Image], config: MethodConfig | None = None) -> list[Detections]:
@@ -139,11 +169,6 @@ def config(spec: MethodSpec) -> MethodConfig:
 @pytest.fixture(scope="module")
 def method(spec: MethodSpec, config: MethodConfig) -> Method:
     return built(spec, config)
-
-
-def own_stage_clips(spec: MethodSpec, config: MethodConfig) -> int:
-    """Support frames that the method's last stage asks for."""
-    return spec.stages(config)[-1].clips.num_supports
 
 
 # ---- the row ------------------------------------------------------------------------------------------------
@@ -379,13 +404,13 @@ def begun(spec: MethodSpec, config: MethodConfig) -> Method:
 
 
 def test_a_batch_is_the_mean_of_its_clips(spec: MethodSpec) -> None:
-    """Exact where nothing is sampled; clips of one frame size, since padding is seen by convolutions."""
+    """Exact where nothing is sampled; clips of one frame size, since padding is seen by convolutions. Where clips come
+    in groups, the mean of its groups."""
     config = deterministic(spec)
     method = begun(spec, config)
-    supports = own_stage_clips(spec, config)
-    clips = [training_clip(video(1 + supports, seed=s), supports, flip=bool(s)) for s in range(3)]
-    together = method.losses(clips)
-    alone = [method.losses([clip]) for clip in clips]
+    groups = [training_group(spec, config, group, flip=bool(group)) for group in range(3)]
+    together = method.losses([clip for group in groups for clip in group])
+    alone = [method.losses(group) for group in groups]
     for name, loss in together.items():
         assert loss.shape == ()
         torch.testing.assert_close(loss, torch.stack([a[name] for a in alone]).mean(), atol=1e-5, rtol=1e-4)
@@ -397,8 +422,7 @@ def test_a_few_steps_lower_the_loss(spec: MethodSpec) -> None:
     method = spec.build(config, len(CLASSES))
     assert isinstance(method, torch.nn.Module)
     method.begin_stage(spec.stages(config)[-1])
-    supports = own_stage_clips(spec, config)
-    clips = [training_clip(video(1 + supports), supports)]
+    clips = training_group(spec, config)
     trained = [p for p in method.parameters() if p.requires_grad]
     optimizer = torch.optim.SGD(trained, lr=0.02, momentum=0.9)
     history = []
@@ -426,9 +450,7 @@ def test_frames_with_nothing_in_them_can_be_trained_on(
             "propose",
             lambda *a, **k: [p.top(0) for p in propose(*a, **k)],
         )
-    supports = own_stage_clips(spec, config)
-    clip = training_clip(video(1 + supports), supports, boxes=without == "proposals")
-    losses = method.losses([clip])
+    losses = method.losses(training_group(spec, config, boxes=without == "proposals"))
     assert all(loss.isfinite() for loss in losses.values())
     total = torch.stack(list(losses.values())).sum()
     if total.requires_grad:
@@ -440,8 +462,7 @@ def test_frames_with_nothing_in_them_can_be_trained_on(
 def test_everything_that_is_trained_gets_a_gradient(spec: MethodSpec) -> None:
     config = deterministic(spec)
     method = begun(spec, config)
-    supports = own_stage_clips(spec, config)
-    losses = method.losses([training_clip(video(1 + supports), supports)])
+    losses = method.losses(training_group(spec, config))
     torch.stack(list(losses.values())).sum().backward()
     named = dict(method.named_parameters())  # type: ignore[attr-defined]
     assert [n for n, p in named.items() if p.requires_grad and p.grad is None] == []
