@@ -49,7 +49,7 @@ def command(
     split: Annotated[str, typer.Option(help="Split of --data.")] = "val",
     compare: Annotated[str | None, typer.Option(help="Other detections of the same frames: the difference.")] = None,
     out: Annotated[str | None, typer.Option(help="Where --run keeps its detections.")] = None,
-    workers: Annotated[int, typer.Option(help="Processes that detect (--run).")] = 1,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that detect (--run).")] = 1,
     set_: Annotated[list[str] | None, typer.Option("--set", help="Change an inference knob of --run.")] = None,
     device: Annotated[str, typer.Option(help="Where --run computes: auto, cpu, cuda, ...")] = "auto",
     coco_gt: Annotated[str | None, typer.Option(help="Instead of --data: COCO(-VID) annotations.")] = None,
@@ -77,8 +77,10 @@ def command(
         raise UserError(
             "give DETECTIONS and --data ROOT, or --run RUN and --data ROOT, or --coco-gt GT.json and --coco-dt DT.json"
         )
-    if run is None and (out or set_):
-        raise UserError("--out and --set belong to --run; stored detections are scored as they are")
+    if run is None and (out is not None or set_ or workers != 1 or device != "auto"):
+        raise UserError(
+            "--out, --set, --workers and --device belong to --run; stored detections are scored as they are"
+        )
     return _native(detections, compare, _Detect(run, data, split, out, workers, set_ or [], device), settings)
 
 
@@ -150,6 +152,7 @@ def _native(stored: str | None, other: str | None, asked: _Detect, settings: Set
     rival = read_detections(other) if other else None
     source = DataSource(root=asked.data)
     dataset = source.open()
+    dataset.snippets(asked.split)
     what = f"evaluate {stored or asked.run} on {asked.split} ({settings.protocol})"
     if found is not None:
         shared.announce(what, config=found.provenance, seed=settings.seed, data=dataset.fingerprint)
@@ -173,11 +176,14 @@ def _detected(what: str, asked: _Detect, source: DataSource, data_fingerprint: s
 
     from vodbench.checkpoints import resolve_run
     from vodbench.device import describe_device, pick_device
+    from vodbench.storage import make_folder_of
     from vodbench.streaming import detect_split
 
     checkpoint, config = resolve_run(str(asked.run))
     config = config.replace(**shared.parse_settings(asked.settings))
     place = describe_device(pick_device(asked.device))
+    if asked.out is not None:
+        make_folder_of(asked.out)
     shared.announce(what, config=config.to_mapping(), seed=settings.seed, device=place, data=data_fingerprint)
     with tempfile.TemporaryDirectory() as folder, shared.progress() as bar:
         task = bar.add_task("frames", total=None)
@@ -186,7 +192,7 @@ def _detected(what: str, asked: _Detect, source: DataSource, data_fingerprint: s
             config,
             source,
             asked.split,
-            asked.out or posixpath.join(folder, "detections.parquet"),
+            posixpath.join(folder, "detections.parquet") if asked.out is None else asked.out,
             workers=asked.workers,
             device=asked.device,
             on_progress=lambda done, total: bar.update(task, completed=done, total=total),
