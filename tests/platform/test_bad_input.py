@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import shlex
 import shutil
-import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -158,13 +157,11 @@ def test_a_checkpoint_of_another_method(run: Run, tree: Path, tmp_path: Path) ->
     refused(run("evaluate", "--run", str(tmp_path / "foreign.pt"), "--data", str(tree)), "foreign.pt")
 
 
-def test_an_unreachable_tracking_server(run: Run, tree: Path, tmp_path: Path) -> None:
+def test_an_unreachable_tracking_server(run: Run, tree: Path, tmp_path: Path, refusing_port: int) -> None:
     out = tmp_path / "out"
-    with socket.socket() as deaf:  # bound and not listening: refuses, and nobody else can take the port meanwhile
-        deaf.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{deaf.getsockname()[1]}"
-        words = ("sweep", "demo", "--data", str(tree), "--out", str(out), "--tracking", f"http://{address}")
-        refused(run(*words), address)
+    address = f"127.0.0.1:{refusing_port}"
+    words = ("sweep", "demo", "--data", str(tree), "--out", str(out), "--tracking", f"http://{address}")
+    refused(run(*words), address)
     assert not out.exists()
 
 

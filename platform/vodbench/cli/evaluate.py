@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from vodbench.cli import shared
+from vodbench.cli.accuracy_tables import print_accuracy, print_differences
 from vodbench.errors import UserError
 
 if TYPE_CHECKING:
@@ -103,7 +102,7 @@ def _coco(truth_url: str, results_url: str, settings: Settings) -> None:
         return shared.print_json(figures(accuracy, settings))
     titles = {c.id: f"{c.name} ({c.id})" for c in coco.truth.classes}
     per_class = {titles[name]: value for name, value in accuracy.per_class.items()}
-    return _print(dataclasses.replace(accuracy, per_class=per_class), settings)
+    return print_accuracy(dataclasses.replace(accuracy, per_class=per_class), with_interval=settings.bootstrap > 0)
 
 
 def figures(accuracy: Accuracy, settings: Settings) -> dict[str, Any]:
@@ -166,8 +165,8 @@ def _native(stored: str | None, other: str | None, asked: _Detect, settings: Set
     if settings.json:
         extra = {"difference": {k: dataclasses.asdict(d) for k, d in differences.items()}} if rival else {}
         return shared.print_json(figures(accuracy, settings) | extra)
-    _print(accuracy, settings)
-    return _print_differences(differences, str(other)) if rival else None
+    print_accuracy(accuracy, with_interval=settings.bootstrap > 0)
+    return print_differences(differences, str(other)) if rival else None
 
 
 def _detected(what: str, asked: _Detect, source: DataSource, data_fingerprint: str, settings: Settings) -> DetectionSet:
@@ -224,34 +223,3 @@ def _differences(
         for name, frames in chosen.items()
         if frames is None or frames[objects].any()
     }
-
-
-# ---- tables -------------------------------------------------------------------------------------------------
-
-
-def _print(accuracy: Accuracy, settings: Settings) -> None:
-    output = Console(highlight=False)
-    interval = f"   95% interval {accuracy.low:.3f} to {accuracy.high:.3f}" if settings.bootstrap else ""
-    at_half = "" if accuracy.map50 is None else f"   (IoU 0.5:0.95; AP50 {accuracy.map50:.3f})"
-    output.print(f"[bold]mAP {accuracy.map:.3f}[/]{interval}{at_half}")
-    output.print(f"{accuracy.protocol}, {accuracy.num_snippets} snippets, {accuracy.num_frames} frames")
-    for title, values in (
-        ("class", accuracy.per_class),
-        ("motion", accuracy.motion),
-        ("frames with", accuracy.deteriorations),
-    ):
-        if values:
-            table = Table(title, "AP" if title == "class" else "mAP")
-            for name, value in values.items():
-                table.add_row(name, "-" if value is None else f"{value:.3f}")
-            output.print(table)
-
-
-def _print_differences(differences: dict[str, Difference], other: str) -> None:
-    output = Console(highlight=False)
-    table = Table("frames", "mAP difference", "95% interval (paired)", "")
-    names = {"all": "all", "any": "deteriorated", "none": "not deteriorated"}
-    for name, d in differences.items():
-        table.add_row(names[name], f"{d.mean:+.3f}", f"{d.low:+.3f} to {d.high:+.3f}", "certain" if d.certain else "")
-    output.print(f"compared with {other}")
-    output.print(table)
