@@ -237,6 +237,7 @@ train rdn --data tree --out '' --preset tiny | an empty name is given
 train rdn --data tree --out a_file --preset tiny | a file is in its way
 train rdn --data tree --out a_file/new --preset tiny | a file is in its way
 train rdn --data '' --out new --preset tiny | an empty name is given
+train rdn --data tree --out new --preset tiny --set weights=nowhere.pth | weights = 'nowhere.pth' is not a file
 sweep binary.yaml --data tree --out new | 'binary.yaml' is not text in UTF-8
 sweep demo --data tree --out '' | an empty name is given
 sweep demo --data tree --out a_file | a file is in its way
@@ -247,6 +248,7 @@ sweep demo --data tree --out new --set seeds=[-1] | seeds.0 = -1
 sweep demo --data tree --out new --set workers.training=999 | workers = 999 is not accepted
 sweep demo --data tree --out new --tracking http://127.0.0.1:port | could not be cast to integer value as 'port'
 sweep demo --data tree --out new --tracking http://127.0.0.1:99999 | Port out of range
+sweep demo --data tree --out new --tracking http:// | names no host
 sweep demo --data tree --out new --tracking http://[ | Invalid IPv6 URL
 sweep demo --data tree --out new --tracking sqlite:// | names no file; give sqlite:///FILE.db
 sweep demo --data tree --out new --tracking sqlite:///a_file | file is not a database
@@ -279,6 +281,8 @@ evaluate --run weights --data tree --out a_folder | 'a_folder' is no name of a f
 evaluate --run weights --data tree --out a_file/x.parquet | a file is in its way
 predict FRAMES --run weights --out new.mp4 --upscale 1000000 | upscale = 1000000 is not accepted
 predict FRAMES --run weights --out new.mp4 --fps 0.0001 | fps = 0.0001 is not accepted
+predict '' --run weights | '' does not exist; give a video file
+evaluate '' --data tree | an empty name is given
 report study --file '' | holds no trials
 demo --out '' | an empty name is given
 demo --out a_file | a file is in its way

@@ -69,7 +69,7 @@ def command(
     resamples = bootstrap if bootstrap is not None else 0 if coco else DEFAULT_RESAMPLES
     settings = Settings(protocol=protocol, bootstrap=resamples, seed=seed, json=json)
     if coco:
-        if coco_gt is None or coco_dt is None or detections or run or data or compare:
+        if coco_gt is None or coco_dt is None or any(x is not None for x in (detections, run, data, compare)):
             raise UserError("--coco-gt and --coco-dt go together, and without DETECTIONS, --run, --data and --compare")
         return _coco(coco_gt, coco_dt, settings)
     if data is None or (detections is None) == (run is None):
@@ -147,8 +147,8 @@ def _native(stored: str | None, other: str | None, asked: _Detect, settings: Set
     from vodbench.detections import read_detections
     from vodbench.evaluation import compare, evaluate, truth_set
 
-    found = read_detections(stored) if stored else None
-    rival = read_detections(other) if other else None
+    found = None if stored is None else read_detections(stored)
+    rival = None if other is None else read_detections(other)
     source = DataSource(root=asked.data)
     dataset = source.open()
     dataset.snippets(asked.split)

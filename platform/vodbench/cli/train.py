@@ -5,7 +5,7 @@ from __future__ import annotations
 import json as json_format
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
@@ -114,6 +114,7 @@ def _train(asked: Asked) -> tuple[PlannedStage, ...]:
     if asked.ray is None:  # before an embedded Ray is started: that takes seconds
         if not USE_GPU[asked.device]:
             check_workers(asked.workers)
+        _check_begin(missing_stages(asked.out, [planned]), len(dataset.classes))
         make_folder(asked.out)
     settings = {**asked.config.to_mapping(), "workers": asked.workers, "threads": asked.threads}
     announce(f"train {asked.method}", config=settings, seed=asked.seed, device=device, data=dataset.fingerprint)
@@ -137,6 +138,13 @@ def _train(asked: Asked) -> tuple[PlannedStage, ...]:
             revision=revision(),
         )
     return planned
+
+
+def _check_begin(missing: Sequence[PlannedStage], num_classes: int) -> None:
+    """What a method reads when it begins (weights to start from) is missed here, not in a worker."""
+    if missing and missing[0].parent is None:
+        stage = missing[0].stage
+        method_spec(stage.method).build(stage.config, num_classes).begin_stage(stage)
 
 
 @contextmanager

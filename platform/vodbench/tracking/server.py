@@ -65,6 +65,8 @@ def connect(uri: str) -> MlflowClient:
             f"tracking address '{redact(uri)}' is not accepted: give sqlite:///FILE.db, postgresql+psycopg2://..., "
             "or http(s)://HOST:PORT"
         )
+    if scheme in ("http", "https") and not parts.hostname:
+        raise UserError(f"tracking address '{redact(uri)}' names no host; give http(s)://HOST:PORT")
     if parts.hostname and scheme in _PORTS:
         _probe(uri, parts.hostname, port or _PORTS[scheme])
     if scheme == "sqlite":
