@@ -10,4 +10,6 @@ METHODS: dict[str, str] = {
 }
 
 # Benchmarks of what the methods are made of: name under `vodbench bench` -> module with `command` and its `EPILOG`.
-BENCHES: dict[str, str] = {}
+BENCHES: dict[str, str] = {
+    "stream": "vodbench_methods.rdn.bench",
+}

@@ -83,6 +83,15 @@ def prepare_environment() -> None:
         os.environ.setdefault(name, value)
 
 
+def check_workers(workers: int) -> None:
+    """``UserError`` when an embedded Ray could never run so many: said before it is started."""
+    cpus = len(os.sched_getaffinity(0))
+    if workers > cpus:
+        raise UserError(
+            f"workers = {workers} is not accepted: each needs a CPU and there are {cpus}; give at most {cpus}"
+        )
+
+
 def worker_runtime_env(threads: int = 1) -> dict[str, Any]:
     """A Ray ``runtime_env`` for processes that compute with ``threads`` threads."""
     return {"env_vars": {name: str(threads) for name in WORKER_ENVIRONMENT}}

@@ -9,7 +9,7 @@ from typing import Any
 from vodbench.errors import UserError
 from vodbench.registry import dataset_spec, table
 from vodbench.spec import Dataset
-from vodbench.storage import filesystem
+from vodbench.storage import exists
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,11 +21,10 @@ class DataSource:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def open(self) -> Dataset:
-        """``UserError`` when the root is missing, empty, or of no known kind."""
+        """``UserError`` when the root cannot be reached, is missing, empty, or of no known kind."""
         if self.kind != "auto":
             return dataset_spec(self.kind).open(self.root, **self.options)
-        fs, path = filesystem(self.root)
-        if not fs.exists(path):
+        if not exists(self.root):
             raise UserError(
                 f"data root '{self.root}' does not exist; give a folder or URL, or make one with "
                 "'vodbench data generate'"

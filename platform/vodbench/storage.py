@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import posixpath
 import re
+import tempfile
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import fsspec
@@ -17,7 +20,12 @@ _TORN = re.compile(r".+\.[0-9a-f]{32}\.tmp")
 
 
 def filesystem(url: str) -> tuple[Any, str]:
-    """(fsspec file system, path inside it) of a local path or URL; ``UserError`` for a scheme nobody implements."""
+    """(fsspec file system, path inside it) of a local path or URL.
+
+    ``UserError`` for an empty name, and for a scheme nobody implements.
+    """
+    if not url:
+        raise _nameless()
     try:
         fs, path = fsspec.core.url_to_fs(url)
     except (ValueError, ImportError) as error:
@@ -27,27 +35,86 @@ def filesystem(url: str) -> tuple[Any, str]:
     return fs, path
 
 
+def _nameless() -> UserError:
+    return UserError("an empty name is given where a path or URL is needed; name a file or folder, or a URL")
+
+
 def join(root: str, *parts: str) -> str:
-    """Join below a local path or URL."""
+    """Join below a local path or URL; ``UserError`` for an empty one, which would stand for the working directory."""
+    if not root:
+        raise _nameless()
     return posixpath.join(root, *parts)
 
 
+@contextmanager
+def reaching(url: str) -> Iterator[None]:
+    """What a store refuses as a ``UserError``: every object store raises errors of its own.
+
+    Other ``OSError``s pass: on a disk they say enough, and on a network they may be gone the next time.
+    """
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, UserError) or (isinstance(error, OSError) and not isinstance(error, PermissionError)):
+            raise
+        raise UserError(
+            f"'{url}' cannot be reached ({type(error).__name__}: {error}); check the address, permissions, and for a "
+            "bucket the network and credentials"
+        ) from error
+
+
 def exists(url: str) -> bool:
+    """``UserError`` when the place cannot be asked."""
     fs, path = filesystem(url)
-    return bool(fs.exists(path))
+    with reaching(url):
+        return bool(fs.exists(path))
 
 
 def read_bytes(url: str) -> bytes:
     """The file's content; ``UserError`` naming the file when it is not there."""
     fs, path = filesystem(url)
     try:
-        return bytes(fs.cat_file(path))
-    except (FileNotFoundError, IsADirectoryError) as error:
+        with reaching(url):
+            return bytes(fs.cat_file(path))
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
         raise UserError(f"'{url}' does not exist or is not a file") from error
 
 
 def read_text(url: str) -> str:
-    return read_bytes(url).decode()
+    """The file's content; ``UserError`` naming the file when it is not there or not text in UTF-8."""
+    data = read_bytes(url)
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise UserError(f"'{url}' is not text in UTF-8 (byte {error.start}); give another file") from error
+
+
+def make_folder(url: str) -> None:
+    """Make a folder to write to, with its parents; ``UserError`` when it cannot be made or not be written to.
+
+    For the moment before the first write of a command: what was wrong with the rest has been said by then. Object
+    stores have no folders, and say only when they are written to what they refuse.
+    """
+    fs, path = filesystem(url)
+    if not isinstance(fs, LocalFileSystem):
+        exists(url)  # can it be reached at all?
+        return
+    try:
+        os.makedirs(path, exist_ok=True)
+        tempfile.TemporaryFile(dir=path).close()
+    except OSError as error:
+        in_its_way = isinstance(error, (FileExistsError, NotADirectoryError))
+        reason = "a file is in its way" if in_its_way else error.strerror
+        raise UserError(f"folder '{url}' cannot be written to ({reason}); give another, or free this one") from error
+
+
+def make_folder_of(url: str) -> None:
+    """``make_folder`` for the file ``url``; ``UserError`` when that is a folder."""
+    fs, path = filesystem(url)
+    local = isinstance(fs, LocalFileSystem)
+    if local and os.path.isdir(path):
+        raise UserError(f"'{url}' is no name of a file to write; give one")
+    make_folder(posixpath.dirname(path) if local else url)
 
 
 def write_bytes(url: str, data: bytes) -> None:

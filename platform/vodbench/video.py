@@ -17,6 +17,8 @@ from vodbench.reading import FRAMES_AHEAD
 from vodbench.spec import ClassInfo, Detections, Image, Method
 from vodbench.video_files import FrameSource, VideoWriter, check_output
 
+MAX_UPSCALE = 16  # what is larger is no video that anybody plays
+
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
@@ -55,8 +57,8 @@ def predict_video(
     """
     if not 0 <= score <= 1:
         raise UserError(f"score = {score:g} is not accepted: a number in [0, 1]")
-    if upscale < 1:
-        raise UserError(f"upscale = {upscale} is not accepted: an integer in [1, inf)")
+    if not 1 <= upscale <= MAX_UPSCALE:
+        raise UserError(f"upscale = {upscale} is not accepted: an integer in [1, {MAX_UPSCALE}]")
     check_output(out, source.name)
     names = [c.name for c in classes]
     colors = palette(names)

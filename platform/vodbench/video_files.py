@@ -20,6 +20,7 @@ from vodbench.errors import UserError, unknown
 from vodbench.images import decode
 from vodbench.reading import decoded_frames
 from vodbench.spec import Image
+from vodbench.storage import make_folder
 
 DEFAULT_FPS = Fraction(25)  # of images, which say nothing about time
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
@@ -110,8 +111,8 @@ def _natural(file: Path) -> list[tuple[int, str]]:
 def _rate(fps: float | None) -> Fraction:
     if fps is None:
         return DEFAULT_FPS
-    if not 0 < fps <= 1000:
-        raise UserError(f"fps = {fps:g} is not accepted: a number in (0, 1000]")
+    if not 0.01 <= fps <= 1000:
+        raise UserError(f"fps = {fps:g} is not accepted: a number in [0.01, 1000]")
     return Fraction(fps).limit_denominator(1001)
 
 
@@ -125,6 +126,7 @@ def check_output(out: str, *inputs: str) -> None:
         raise UserError(f"output '{out}' is not a video file name; accepted: {', '.join(VIDEO_SUFFIXES)}")
     if not path.parent.is_dir():
         raise UserError(f"the folder of output '{out}' does not exist; make it first")
+    make_folder(str(path.parent))  # is there; can it be written to?
     if path.is_dir():
         raise UserError(f"output '{out}' is a folder; give a file name, for example annotated.mp4")
     for given in inputs:

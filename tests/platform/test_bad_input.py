@@ -5,12 +5,14 @@ Each room tests its own errors in depth; here they are seen as the user sees the
 
 from __future__ import annotations
 
+import json
+import shlex
 import shutil
-import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import fsspec
 import pytest
 
 from vodbench.cli import COMMANDS, main
@@ -155,13 +157,11 @@ def test_a_checkpoint_of_another_method(run: Run, tree: Path, tmp_path: Path) ->
     refused(run("evaluate", "--run", str(tmp_path / "foreign.pt"), "--data", str(tree)), "foreign.pt")
 
 
-def test_an_unreachable_tracking_server(run: Run, tree: Path, tmp_path: Path) -> None:
+def test_an_unreachable_tracking_server(run: Run, tree: Path, tmp_path: Path, refusing_port: int) -> None:
     out = tmp_path / "out"
-    with socket.socket() as deaf:  # bound and not listening: refuses, and nobody else can take the port meanwhile
-        deaf.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{deaf.getsockname()[1]}"
-        words = ("sweep", "demo", "--data", str(tree), "--out", str(out), "--tracking", f"http://{address}")
-        refused(run(*words), address)
+    address = f"127.0.0.1:{refusing_port}"
+    words = ("sweep", "demo", "--data", str(tree), "--out", str(out), "--tracking", f"http://{address}")
+    refused(run(*words), address)
     assert not out.exists()
 
 
@@ -203,6 +203,176 @@ def test_every_help_ends_with_an_example(
     assert end.value.code == 0
     printed = capsys.readouterr().out
     assert f"vodbench {command}" in printed.partition("Example")[2]
+
+
+# ---- every argument of every command ----
+
+
+@pytest.fixture
+def place(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder to be in, with one of everything that is easily given by mistake."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tree").symlink_to(tree)
+    _untrained(tmp_path / "weights")
+    (tmp_path / "a_file").write_text("some text\n")
+    (tmp_path / "a_folder").mkdir()
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00\x80")
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study" / "study.yaml").write_text("name: s\ntitle: t\nmethods: [{method: faster-rcnn}]\n")
+    identity = {"id": "i", "data_fingerprint": "d", "began": "2026-01-01T00:00:00+00:00"}
+    (tmp_path / "study" / "sweep.json").write_text(json.dumps(identity))
+    return tmp_path
+
+
+# What the command line is given, and a part of what it answers. FRAMES is a folder of images.
+MISTAKES = """
+train | Missing argument 'method'; see 'vodbench train --help'
+train rdn --data tree | Missing option '--out'
+train rdn --data tree --out new --wrokers 2 | No such option: --wrokers (Possible options: --workers)
+train rdn --data tree --out new --workers two | --workers 'two' is not accepted: it must be a valid integer
+train rdn --data tree --out new --seed -1 | --seed '-1' is not accepted: it must be greater than or equal to 0
+train rdn more --data tree --out new | unexpected extra argument
+train rdn --data tree --out new --preset tiny --workers 999 | workers = 999 is not accepted: each needs a CPU
+train rdn --data tree --out '' --preset tiny | an empty name is given
+train rdn --data tree --out a_file --preset tiny | a file is in its way
+train rdn --data tree --out a_file/new --preset tiny | a file is in its way
+train rdn --data '' --out new --preset tiny | an empty name is given
+train rdn --data tree --out new --preset tiny --set weights=nowhere.pth | weights = 'nowhere.pth' is not a file
+sweep binary.yaml --data tree --out new | 'binary.yaml' is not text in UTF-8
+sweep demo --data tree --out '' | an empty name is given
+sweep demo --data tree --out a_file | a file is in its way
+sweep demo --data tree --out a_file/new | a file is in its way
+sweep demo --data tree --out new --ray head | Ray address 'head' is not accepted
+sweep demo --data tree --out new --ray '' | Ray address '' is not accepted
+sweep demo --data tree --out new --set seeds=[-1] | seeds.0 = -1
+sweep demo --data tree --out new --set workers.training=999 | workers = 999 is not accepted
+sweep demo --data tree --out new --tracking http://127.0.0.1:port | could not be cast to integer value as 'port'
+sweep demo --data tree --out new --tracking http://127.0.0.1:99999 | Port out of range
+sweep demo --data tree --out new --tracking http:// | names no host
+sweep demo --data tree --out new --tracking http://[ | Invalid IPv6 URL
+sweep demo --data tree --out new --tracking sqlite:// | names no file; give sqlite:///FILE.db
+sweep demo --data tree --out new --tracking sqlite:///a_file | file is not a database
+sweep demo --data tree --out new --tracking sqlite:///a_folder | is no name of a file to write
+sweep demo --data tree --out new --tracking sqlite:///a_file/x.db | a file is in its way
+sync | Missing argument 'out'
+sync '' | an empty name is given
+sync nowhere | 'nowhere' holds no study.yaml; give the output folder of a 'vodbench sweep'
+sync a_file | holds no study.yaml
+sync tree | holds no study.yaml
+sync nowhere://x | cannot be opened
+sync study more | unexpected extra argument
+sync study --tracking '' | give sqlite:///FILE.db
+sync study --tracking nowhere | give sqlite:///FILE.db
+sync study --tracking htp://h | is not accepted
+sync study --tracking http://127.0.0.1:port | could not be cast
+sync study --tracking sqlite:///a_file | file is not a database
+data generate '' | an empty name is given
+data generate a_file/new | a file is in its way
+data shard tree a_file | a file is in its way
+data shard tree a_file/new | a file is in its way
+data shard tree new --shard-mib nan | --shard-mib nan is not accepted
+data shard tree new --shard-mib inf | --shard-mib inf is not accepted
+evaluate x.parquet --data tree --workers 0 | --workers '0' is not accepted
+evaluate x.parquet --data tree --workers 2 | belong to --run
+evaluate x.parquet --data tree --device cpu | belong to --run
+evaluate --run weights --data tree --split tset --out new/x.parquet | unknown split 'tset'
+evaluate --run weights --data tree --out '' | an empty name is given
+evaluate --run weights --data tree --out a_folder | 'a_folder' is no name of a file to write
+evaluate --run weights --data tree --out a_file/x.parquet | a file is in its way
+predict FRAMES --run weights --out new.mp4 --upscale 1000000 | upscale = 1000000 is not accepted
+predict FRAMES --run weights --out new.mp4 --fps 0.0001 | fps = 0.0001 is not accepted
+predict '' --run weights | '' does not exist; give a video file
+evaluate '' --data tree | an empty name is given
+report study --file '' | holds no trials
+demo --out '' | an empty name is given
+demo --out a_file | a file is in its way
+demo --frames 0 | --frames '0' is not accepted
+bench evaluate --seed -1 | --seed '-1' is not accepted: it must be greater than or equal to 0
+bench evaluate --seed x | --seed 'x' is not accepted: it must be a valid integer
+bench evaluate --sede 1 | No such option: --sede
+bench evaluate more | unexpected extra argument
+bench evaluat | did you mean 'evaluate'
+bench runtime --method rdm | did you mean 'rdn'
+bench runtime --method '' | unknown method ''
+bench runtime --baseline rdm | did you mean 'rdn'
+bench runtime --preset huge | unknown preset of faster-rcnn 'huge'
+bench runtime --size x | --size 'x' is not accepted: it must be a valid integer
+bench runtime --size 31 | --size 31 is not accepted
+bench runtime --frames 1 | --frames 1 is not accepted
+bench runtime --snippets 0 | --snippets 0 is not accepted
+bench runtime --repeats 0 | repeats = 0 is not accepted
+bench runtime --threads -1 | threads = -1 is not accepted
+bench runtime --device gpu | device 'gpu' is not available here
+"""
+
+
+@pytest.mark.parametrize("mistake", MISTAKES.strip().splitlines())
+def test_a_mistake_in_any_argument(run: Run, place: Path, mistake: str) -> None:
+    words, _, answer = mistake.partition(" | ")
+    frames = sorted((place / "tree/Data/VID/val").iterdir())[0]
+    before = _listing(place)
+    refused(run(*(str(frames) if word == "FRAMES" else word for word in shlex.split(words))), answer)
+    assert _listing(place) == before
+
+
+def _listing(root: Path) -> dict[Path, bytes | None]:
+    return {path: path.read_bytes() if path.is_file() else None for path in sorted(root.rglob("*"))}
+
+
+def test_a_folder_that_cannot_be_written_to(run: Run, place: Path) -> None:
+    """Nobody may write into /proc, not even root, for whom permissions do not count."""
+    if not Path("/proc/self").exists():
+        pytest.skip("needs /proc")
+    for words in (
+        "train rdn --preset tiny --data tree --out /proc/new",
+        "sweep demo --data tree --out /proc/new",
+        "sweep demo --data tree --out new --tracking sqlite:////proc/x.db",
+        "data generate /proc/new",
+        "data shard tree /proc/new",
+        "demo --out /proc/new",
+        "evaluate --run weights --data tree --out /proc/x.parquet",
+        "predict --data tree --snippet generated_val_00000 --run weights --out /proc/x.mp4",
+    ):
+        refused(run(*words.split()), "/proc", "cannot be written to")
+
+
+def test_a_store_that_refuses_is_one_line(run: Run, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As S3 without credentials: its library raises an error of its own."""
+
+    class NoCredentialsError(Exception):
+        pass
+
+    def refuse(*_: object, **__: object) -> bool:
+        raise NoCredentialsError("Unable to locate credentials")
+
+    for method in ("exists", "info", "cat_file", "ls", "isdir"):
+        monkeypatch.setattr(fsspec.get_filesystem_class("memory"), method, refuse)
+    for words in (
+        "data describe memory://b/x",
+        "data verify memory://b/x",
+        "data generate memory://b/x",
+        "data shard tree memory://b/x",
+        "train rdn --preset tiny --data memory://b/x --out new",
+        "evaluate --run weights --data tree --out memory://b/x.parquet",
+        "evaluate memory://b/x.parquet --data tree",
+        "front memory://b/x",
+        "report memory://b/x",
+        "sync memory://b/x",
+    ):
+        refused(run(*words.split()), "memory://b/x", "cannot be reached", "NoCredentialsError", "credentials")
+
+
+def test_a_group_without_a_command_shows_its_help(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for words in ([], ["data"], ["bench"]):
+        monkeypatch.setattr(sys, "argv", ["vodbench", *words])
+        with pytest.raises(SystemExit) as end:
+            main()
+        assert end.value.code == 2
+        printed = "".join(capfd.readouterr())
+        assert "Usage: vodbench" in printed
+        assert "error:" not in printed
 
 
 def _untrained(folder: Path) -> None:

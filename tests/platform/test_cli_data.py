@@ -92,7 +92,7 @@ def test_verify_reports_and_exits_with_1(made: Path, tmp_path: Path, capsys: pyt
         (["shard", "{tmp}/missing", "{tmp}/new"], "does not exist"),
         (["shard", "{tmp}/empty", "{tmp}/new"], "holds nothing that a data set recognises"),
         (["shard", "{made}/tree", "{tmp}/new", "--split", "trian"], "unknown split 'trian': did you mean 'train'"),
-        (["shard", "{made}/tree", "{tmp}/new", "--shard-mib", "0"], "shard size 0"),
+        (["shard", "{made}/tree", "{tmp}/new", "--shard-mib", "0"], "--shard-mib 0 is not accepted"),
         (["shard", "{made}/tree", "{made}/tree/new"], "is inside the data it would copy"),
         (["shard", "{made}/tree", "{made}"], "contains the data it would copy"),
         (["shard", "{made}/tree", "{tmp}/other"], "is not empty and holds no shards"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -43,14 +42,14 @@ def test_a_malformed_address_is_refused() -> None:
         cluster._join("head")
 
 
-def test_an_address_where_nothing_listens_is_refused_before_ray_tries_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_address_where_nothing_listens_is_refused_before_ray_tries_it(
+    refusing_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Ray would try for minutes."""
     monkeypatch.setattr("ray.init", None)
-    with socket.socket() as deaf:  # bound and not listening: refuses, and nobody else can take the port meanwhile
-        deaf.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{deaf.getsockname()[1]}"
-        with pytest.raises(UserError, match=f"no Ray cluster answers at '{address}'"):
-            cluster._join(address)
+    address = f"127.0.0.1:{refusing_port}"
+    with pytest.raises(UserError, match=f"no Ray cluster answers at '{address}'"):
+        cluster._join(address)
 
 
 @pytest.mark.parametrize(("free_mib", "expected_mib"), [(512, 256), (6000, 600), (100_000, 1024)])

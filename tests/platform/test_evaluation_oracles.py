@@ -10,7 +10,7 @@ import pytest
 from vodbench.bench.evaluate import pycocotools_ap
 from vodbench.detections import DetectionSet
 from vodbench.errors import UserError
-from vodbench.evaluation import TruthSet, compare, evaluate
+from vodbench.evaluation import TruthSet, bootstrap, compare, evaluate
 from vodbench.evaluation.alignment import ranking
 from vodbench.evaluation.bootstrap import bootstrap_map, multiplicities
 from vodbench.evaluation.matching import match
@@ -269,6 +269,20 @@ def test_reweighting_equals_copying_videos(protocol: str) -> None:
     assert (drawn == 0).any()
     slow = [mean_ap(average_precision(match(*with_copies(truth, found, times), settings))) for times in drawn.T]
     np.testing.assert_allclose(ours, slow, atol=1e-6)  # counts are exact; precisions are single
+
+
+@pytest.mark.parametrize("protocol", list(PROTOCOLS))
+def test_many_small_blocks_and_double_precision_change_nothing(protocol: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    truth, found = small(7, num_snippets=4)
+    resamples, matching = 25, match(truth, found, PROTOCOLS[protocol])
+    monkeypatch.setattr(bootstrap, "_EXACT_IN_SINGLE", 0)
+    drawn = multiplicities(4, resamples, seed=3)
+    slow = [
+        mean_ap(average_precision(match(*with_copies(truth, found, times), PROTOCOLS[protocol]))) for times in drawn.T
+    ]
+    for size in (1, 3, 10_000):
+        monkeypatch.setattr(bootstrap, "_STEPS_AT_ONCE", size)
+        np.testing.assert_allclose(bootstrap_map(matching, resamples, seed=3), slow, atol=1e-12)
 
 
 def test_a_class_that_a_resample_does_not_draw_leaves_its_mean() -> None:

@@ -237,17 +237,14 @@ def test_what_was_missed_goes_out_at_the_end(folder: StudyFolder, monkeypatch: p
 
 @pytest.mark.parametrize("scheme", ["http", "postgresql+psycopg2"])
 def test_an_unreachable_server_is_one_line_before_mlflow_tries_it_without_its_password(
-    scheme: str, monkeypatch: pytest.MonkeyPatch
+    scheme: str, refusing_port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """MLflow would try for minutes."""
     monkeypatch.setattr("vodbench.tracking.server._answering_client", None)
-    with socket.socket() as deaf:  # bound and not listening: refuses, and nobody else can take the port meanwhile
-        deaf.bind(("127.0.0.1", 0))
-        port = deaf.getsockname()[1]
-        with pytest.raises(UserError) as error:
-            connect(f"{scheme}://ann:hunter2@127.0.0.1:{port}/db")
+    with pytest.raises(UserError) as error:
+        connect(f"{scheme}://ann:hunter2@127.0.0.1:{refusing_port}/db")
     message = str(error.value)
-    assert f"{scheme}://ann:***@127.0.0.1:{port}/db' cannot be reached" in message
+    assert f"{scheme}://ann:***@127.0.0.1:{refusing_port}/db' cannot be reached" in message
     assert "hunter2" not in message
     assert "\n" not in message
 

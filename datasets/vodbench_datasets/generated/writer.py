@@ -15,7 +15,7 @@ import cv2
 
 from vodbench.errors import UserError
 from vodbench.images import encode_jpeg
-from vodbench.storage import filesystem, join, read_text, write_text
+from vodbench.storage import exists, filesystem, join, make_folder, read_text, write_text
 from vodbench_datasets.generated.appearance import CLASSES
 from vodbench_datasets.generated.config import GeneratorConfig
 from vodbench_datasets.generated.scene import Rendered, draw_scene, render
@@ -72,7 +72,7 @@ def _prepare(root: str, config: GeneratorConfig) -> bool:
     """Whether the data set is there already. Marks an empty root as about to be filled."""
     fs, path = filesystem(root)
     wanted = json.dumps(config.as_dict(), indent=1) + "\n"
-    if fs.exists(path) and fs.ls(path, detail=False):
+    if exists(root) and fs.ls(path, detail=False):
         if not fs.exists(join(path, CONFIG_FILE)):
             raise UserError(f"'{root}' is not empty and was not generated; give a new or an empty folder")
         if read_text(join(root, CONFIG_FILE)) != wanted:
@@ -82,6 +82,7 @@ def _prepare(root: str, config: GeneratorConfig) -> bool:
             )
         last = [split for split in _SPLITS if _count(config, split)][-1]
         return bool(fs.exists(join(path, f"ImageSets/VID/{last}.txt")))
+    make_folder(root)
     write_text(join(root, CONFIG_FILE), wanted)
     return False
 

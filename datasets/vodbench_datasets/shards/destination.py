@@ -10,7 +10,7 @@ from typing import Any
 from fsspec.implementations.local import LocalFileSystem
 
 from vodbench.errors import UserError
-from vodbench.storage import exists, filesystem, is_torn, join, read_bytes, remove_torn, write_text
+from vodbench.storage import exists, filesystem, is_torn, join, make_folder, read_bytes, remove_torn, write_text
 from vodbench_datasets.shards.layout import INCOMPLETE, INDEX, SCHEMA_NAME, SCHEMA_VERSION, Index, is_ours, load_index
 
 _SHARD = re.compile(r".+-\d{5}\.parquet")
@@ -39,6 +39,7 @@ def claim(destination: str, job: str) -> Index | None:
         return index
     if index is None and not _is_unfinished(destination, job):
         _check_empty(destination)
+        make_folder(destination)
         record = {"kind": SCHEMA_NAME, "version": SCHEMA_VERSION, "job": job}
         write_text(join(destination, INCOMPLETE), json.dumps(record, separators=(",", ":")) + "\n")
     remove_torn(destination)
@@ -56,7 +57,7 @@ def files_in(root: str) -> dict[str, int | None]:
     """Name -> bytes of the files directly in a folder; empty when it does not exist. Folders have no size."""
     fs, path = filesystem(root)
     fs.invalidate_cache()
-    if not fs.exists(path):
+    if not exists(root):
         return {}
     entries = fs.ls(path, detail=True)
     names = {posixpath.basename(entry["name"].rstrip("/")): entry for entry in entries}

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from typing import NoReturn
 
 import typer
 from rich.markup import escape
 
 from vodbench.cli.lazy import LazyCommands
 from vodbench.cli.shared import console
+from vodbench.cli.usage import UsageError, explain
 from vodbench.errors import UserError
 
 # name -> module; the module holds either `app` (a group) or `command` with its `EPILOG`.
@@ -52,9 +54,19 @@ def root() -> None:
 
 
 def main() -> None:
-    """Entry point: a ``UserError`` becomes one line and exit status 2."""
+    """Entry point: a mistake of the user's becomes one line and exit status 2."""
     try:
-        app()
+        status = app(standalone_mode=False, prog_name="vodbench")
     except UserError as error:
-        console.print(f"[red]error:[/] {escape(' '.join(str(error).split()))}")
-        sys.exit(2)
+        _refuse(str(error))
+    except UsageError as error:
+        _refuse(explain(error))
+    except typer.Abort:
+        sys.exit(1)
+    sys.exit(status or 0)
+
+
+def _refuse(message: str) -> NoReturn:
+    if message:
+        console.print(f"[red]error:[/] {escape(' '.join(message.split()))}")
+    sys.exit(2)

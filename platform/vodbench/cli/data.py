@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Annotated, Any
@@ -13,6 +14,7 @@ from rich.table import Table
 
 from vodbench.cli.shared import announce, console, example, parse_settings, print_json, progress, revision
 from vodbench.data_source import DataSource
+from vodbench.errors import UserError
 from vodbench.registry import data_tool
 from vodbench.spec import Dataset
 
@@ -111,6 +113,8 @@ def shard(
     settings: Options = None,
 ) -> None:
     """Copy a data set into Parquet shards; JPEG bytes stay as they are."""
+    if not 0 < shard_mib < float("inf"):
+        raise UserError(f"--shard-mib {shard_mib:g} is not accepted: a number of MiB above 0")
     dataset = _open(src, kind, settings)
     config = {"src": src, "dst": dst, "split": split or list(dataset.splits), "shard_mib": shard_mib}
     announce("data shard", config=config, data=dataset.fingerprint)
@@ -119,7 +123,7 @@ def shard(
             dataset,
             dst,
             splits=split,
-            shard_bytes=int(shard_mib * _MIB),
+            shard_bytes=math.ceil(shard_mib * _MIB),
             provenance={"revision": revision()},
             on_progress=on_progress,
         )

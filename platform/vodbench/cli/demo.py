@@ -13,7 +13,7 @@ from vodbench.cli.data import generate, shard, verify
 from vodbench.cli.report import command as write_report
 from vodbench.cli.shared import console, example
 from vodbench.cli.sweep import command as run_sweep
-from vodbench.storage import join
+from vodbench.storage import join, make_folder
 
 # Few enough in 12 frames that bursts have clear neighbours to borrow from.
 _BURSTS = "[1, 2]"
@@ -33,6 +33,7 @@ def command(
     The study is ``demo`` (see ``vodbench studies``). The same command continues an interrupted demo.
     """
     started = time.monotonic()
+    make_folder(out)
     video, shards, sweep = (join(out, name) for name in ("video", "shards", "sweep"))
     generate(
         video, snippets=snippets, val_snippets=val_snippets, frames=frames, seed=seed, settings=[f"bursts={_BURSTS}"]

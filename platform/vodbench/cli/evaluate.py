@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from vodbench.cli import shared
+from vodbench.cli.accuracy_tables import print_accuracy, print_differences
 from vodbench.errors import UserError
 
 if TYPE_CHECKING:
@@ -49,7 +48,7 @@ def command(
     split: Annotated[str, typer.Option(help="Split of --data.")] = "val",
     compare: Annotated[str | None, typer.Option(help="Other detections of the same frames: the difference.")] = None,
     out: Annotated[str | None, typer.Option(help="Where --run keeps its detections.")] = None,
-    workers: Annotated[int, typer.Option(help="Processes that detect (--run).")] = 1,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that detect (--run).")] = 1,
     set_: Annotated[list[str] | None, typer.Option("--set", help="Change an inference knob of --run.")] = None,
     device: Annotated[str, typer.Option(help="Where --run computes: auto, cpu, cuda, ...")] = "auto",
     coco_gt: Annotated[str | None, typer.Option(help="Instead of --data: COCO(-VID) annotations.")] = None,
@@ -70,15 +69,17 @@ def command(
     resamples = bootstrap if bootstrap is not None else 0 if coco else DEFAULT_RESAMPLES
     settings = Settings(protocol=protocol, bootstrap=resamples, seed=seed, json=json)
     if coco:
-        if coco_gt is None or coco_dt is None or detections or run or data or compare:
+        if coco_gt is None or coco_dt is None or any(x is not None for x in (detections, run, data, compare)):
             raise UserError("--coco-gt and --coco-dt go together, and without DETECTIONS, --run, --data and --compare")
         return _coco(coco_gt, coco_dt, settings)
     if data is None or (detections is None) == (run is None):
         raise UserError(
             "give DETECTIONS and --data ROOT, or --run RUN and --data ROOT, or --coco-gt GT.json and --coco-dt DT.json"
         )
-    if run is None and (out or set_):
-        raise UserError("--out and --set belong to --run; stored detections are scored as they are")
+    if run is None and (out is not None or set_ or workers != 1 or device != "auto"):
+        raise UserError(
+            "--out, --set, --workers and --device belong to --run; stored detections are scored as they are"
+        )
     return _native(detections, compare, _Detect(run, data, split, out, workers, set_ or [], device), settings)
 
 
@@ -101,7 +102,7 @@ def _coco(truth_url: str, results_url: str, settings: Settings) -> None:
         return shared.print_json(figures(accuracy, settings))
     titles = {c.id: f"{c.name} ({c.id})" for c in coco.truth.classes}
     per_class = {titles[name]: value for name, value in accuracy.per_class.items()}
-    return _print(dataclasses.replace(accuracy, per_class=per_class), settings)
+    return print_accuracy(dataclasses.replace(accuracy, per_class=per_class), with_interval=settings.bootstrap > 0)
 
 
 def figures(accuracy: Accuracy, settings: Settings) -> dict[str, Any]:
@@ -146,10 +147,11 @@ def _native(stored: str | None, other: str | None, asked: _Detect, settings: Set
     from vodbench.detections import read_detections
     from vodbench.evaluation import compare, evaluate, truth_set
 
-    found = read_detections(stored) if stored else None
-    rival = read_detections(other) if other else None
+    found = None if stored is None else read_detections(stored)
+    rival = None if other is None else read_detections(other)
     source = DataSource(root=asked.data)
     dataset = source.open()
+    dataset.snippets(asked.split)
     what = f"evaluate {stored or asked.run} on {asked.split} ({settings.protocol})"
     if found is not None:
         shared.announce(what, config=found.provenance, seed=settings.seed, data=dataset.fingerprint)
@@ -163,8 +165,8 @@ def _native(stored: str | None, other: str | None, asked: _Detect, settings: Set
     if settings.json:
         extra = {"difference": {k: dataclasses.asdict(d) for k, d in differences.items()}} if rival else {}
         return shared.print_json(figures(accuracy, settings) | extra)
-    _print(accuracy, settings)
-    return _print_differences(differences, str(other)) if rival else None
+    print_accuracy(accuracy, with_interval=settings.bootstrap > 0)
+    return print_differences(differences, str(other)) if rival else None
 
 
 def _detected(what: str, asked: _Detect, source: DataSource, data_fingerprint: str, settings: Settings) -> DetectionSet:
@@ -173,11 +175,14 @@ def _detected(what: str, asked: _Detect, source: DataSource, data_fingerprint: s
 
     from vodbench.checkpoints import resolve_run
     from vodbench.device import describe_device, pick_device
+    from vodbench.storage import make_folder_of
     from vodbench.streaming import detect_split
 
     checkpoint, config = resolve_run(str(asked.run))
     config = config.replace(**shared.parse_settings(asked.settings))
     place = describe_device(pick_device(asked.device))
+    if asked.out is not None:
+        make_folder_of(asked.out)
     shared.announce(what, config=config.to_mapping(), seed=settings.seed, device=place, data=data_fingerprint)
     with tempfile.TemporaryDirectory() as folder, shared.progress() as bar:
         task = bar.add_task("frames", total=None)
@@ -186,7 +191,7 @@ def _detected(what: str, asked: _Detect, source: DataSource, data_fingerprint: s
             config,
             source,
             asked.split,
-            asked.out or posixpath.join(folder, "detections.parquet"),
+            posixpath.join(folder, "detections.parquet") if asked.out is None else asked.out,
             workers=asked.workers,
             device=asked.device,
             on_progress=lambda done, total: bar.update(task, completed=done, total=total),
@@ -218,34 +223,3 @@ def _differences(
         for name, frames in chosen.items()
         if frames is None or frames[objects].any()
     }
-
-
-# ---- tables -------------------------------------------------------------------------------------------------
-
-
-def _print(accuracy: Accuracy, settings: Settings) -> None:
-    output = Console(highlight=False)
-    interval = f"   95% interval {accuracy.low:.3f} to {accuracy.high:.3f}" if settings.bootstrap else ""
-    at_half = "" if accuracy.map50 is None else f"   (IoU 0.5:0.95; AP50 {accuracy.map50:.3f})"
-    output.print(f"[bold]mAP {accuracy.map:.3f}[/]{interval}{at_half}")
-    output.print(f"{accuracy.protocol}, {accuracy.num_snippets} snippets, {accuracy.num_frames} frames")
-    for title, values in (
-        ("class", accuracy.per_class),
-        ("motion", accuracy.motion),
-        ("frames with", accuracy.deteriorations),
-    ):
-        if values:
-            table = Table(title, "AP" if title == "class" else "mAP")
-            for name, value in values.items():
-                table.add_row(name, "-" if value is None else f"{value:.3f}")
-            output.print(table)
-
-
-def _print_differences(differences: dict[str, Difference], other: str) -> None:
-    output = Console(highlight=False)
-    table = Table("frames", "mAP difference", "95% interval (paired)", "")
-    names = {"all": "all", "any": "deteriorated", "none": "not deteriorated"}
-    for name, d in differences.items():
-        table.add_row(names[name], f"{d.mean:+.3f}", f"{d.low:+.3f} to {d.high:+.3f}", "certain" if d.certain else "")
-    output.print(f"compared with {other}")
-    output.print(table)

@@ -12,7 +12,7 @@ from vodbench.errors import UserError
 from vodbench.fingerprint import fingerprint
 from vodbench.registry import load_object
 from vodbench.spec import ClassInfo
-from vodbench.storage import exists, join, read_bytes, read_text
+from vodbench.storage import exists, join, make_folder, read_bytes, read_text
 
 if TYPE_CHECKING:
     from vodbench.knobs import MethodConfig
@@ -53,13 +53,15 @@ def mega(
     named = load_object(_PARSE_CLASSES)(read_text(classes), classes) if classes else None
     imported = load_object(_IMPORT_MEGA)(file, parse_settings(set_ or []))
     config: MethodConfig = imported.config
+    labels = _labels(named, imported.num_classes, file)
+    make_folder(out)
     announce(f"import mega  {file} -> {out}", config={"method": imported.method, **_telling(config)})
     save_checkpoint(
         target,
         Checkpoint(
             method=imported.method,
             config=config,
-            classes=_labels(named, imported.num_classes, file),
+            classes=labels,
             weights=imported.weights,
             fingerprint=fingerprint(
                 "mega", hashlib.sha256(read_bytes(file)).hexdigest(), imported.method, config.training_settings()

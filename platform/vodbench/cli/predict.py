@@ -37,8 +37,9 @@ def command(
 
     if (video is None) == (data is None or snippet is None) or (data is None) != (snippet is None):
         raise UserError("give either VIDEO (a file or a folder of images), or --data and --snippet")
-    check_output(out, *([video] if video else []))
-    frames = open_frames(video, fps) if video else open_snippet(DataSource(root=str(data)), str(snippet), fps)
+    check_output(out, *([] if video is None else [video]))
+    source = DataSource(root=str(data))
+    frames = open_snippet(source, str(snippet), fps) if video is None else open_frames(video, fps)
     place = pick_device(device)
     checkpoint, config = resolve_run(run)
     config = config.replace(**shared.parse_settings(set_ or ()))

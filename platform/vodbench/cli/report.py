@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from vodbench.cli.shared import console, example
-from vodbench.storage import join, write_text
+from vodbench.storage import join, make_folder_of, write_text
 
 EPILOG = example("vodbench report runs/demo", "vodbench report runs/demo --file front-of-this-week.html")
 
@@ -19,8 +19,9 @@ def command(
     """Write the report of a sweep: front, tables, figures, and frames of two methods side by side."""
     from vodbench.report.page import render_report
 
-    target = file or join(out, "report.html")
+    target = join(out, "report.html") if file is None else file
     with console.status("rendering the report"):
         page = render_report(out)
+    make_folder_of(target)
     write_text(target, page)
     typer.echo(target)

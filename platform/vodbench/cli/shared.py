@@ -12,10 +12,11 @@ from typing import Any
 import typer
 import yaml
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress
 
 import vodbench
 from vodbench.errors import UserError
+from vodbench.progress import progress_bar
 
 # Messages go to stderr, so that what a script reads from stdout (tables, --json) stays clean.
 console = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -55,14 +56,7 @@ def announce(
 
 def progress() -> Progress:
     """A bar for anything over two seconds: ``with progress() as bar: task = bar.add_task("sharding", total=n)``."""
-    return Progress(
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=console,
-    )
+    return progress_bar(console)
 
 
 def parse_settings(pairs: Iterable[str]) -> dict[str, Any]:

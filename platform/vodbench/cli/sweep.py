@@ -45,7 +45,7 @@ def command(
     if data is not None:
         overrides["data.root"] = data
     chosen = load_study(study, overrides)
-    result, folder = _run(chosen, out or f"runs/{chosen.name}", tracking, ray, retry_failed)
+    result, folder = _run(chosen, f"runs/{chosen.name}" if out is None else out, tracking, ray, retry_failed)
     Console().print(trial_table(result.records, result.front, published_points(chosen)))
     _closing_lines(result, folder)
     if json:
@@ -77,7 +77,21 @@ def _run(study: Study, out: str, tracking: str | None, ray: str | None, retry_fa
         device=str(pick_device(study.runtime.device)),
         data=plan.context.data_fingerprint,
     )
+    _check_cluster(study, ray)
     return run_sweep(plan, console, ray_address=ray, retry_failed=retry_failed), plan.context.folder
+
+
+def _check_cluster(study: Study, ray: str | None) -> None:
+    """Is the cluster there, and can it hold one training? Asked before anything is written."""
+    from vodbench.cluster import check_workers, start_ray
+    from vodbench.training.driver import scaling_config
+
+    workers = study.workers.training
+    if ray is not None:
+        start_ray(ray)
+        scaling_config(workers, None)
+    else:
+        check_workers(workers)
 
 
 def trial_table(records: list[TrialRecord], front: list[bool], published: list[PublishedPoint]) -> Table:

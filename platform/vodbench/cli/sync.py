@@ -29,7 +29,8 @@ def command(
     path = folder.local_path
     if tracking is None and path is None:
         raise UserError(f"'{out}' is not on this machine, so it holds no MLflow database; give --tracking")
-    uri = tracking or default_uri(str(path))
+    folder.identity()
+    uri = default_uri(str(path)) if tracking is None else tracking
     announce(f"sync {study.name}", config={"out": out, "tracking": redact(uri)})
     records = folder.records()
     with console.status(f"delivering {len(records)} trials"):

@@ -10,7 +10,7 @@ from typing import Any
 from vodbench.errors import UserError
 from vodbench.front.pareto import pareto_front
 from vodbench.records import Accuracy, Runtime, TrialRecord
-from vodbench.storage import filesystem, join, write_text
+from vodbench.storage import filesystem, join, reaching, write_text
 from vodbench.sweeps.folder import StudyFolder
 
 
@@ -37,7 +37,9 @@ def trial_label(record: TrialRecord) -> str:
 def load_trials(out: str) -> list[TrialRecord]:
     """All trial records below a study folder, by number of appearance; ``UserError`` when there are none."""
     fs, path = filesystem(out)
-    if not fs.isdir(path):
+    with reaching(out):
+        there = fs.isdir(path)
+    if not there:
         raise UserError(f"'{out}' is not a folder; give the --out folder of a 'vodbench sweep'")
     records = StudyFolder(out).records().values()
     if not records:

@@ -10,8 +10,9 @@ import numpy as np
 
 from vodbench.detections import DetectionSet
 from vodbench.drawing import draw
+from vodbench.evaluation.overlap import pair_overlap
 from vodbench.images import decode, encode_jpeg
-from vodbench.spec import Dataset, Detections, Floats, Frame, Image, Truth
+from vodbench.spec import Dataset, Detections, Frame, Image, Truth
 
 # A box a reader would see drawn; below it a detector is not claiming anything.
 SHOWN_SCORE = 0.3
@@ -59,7 +60,8 @@ def judge(truth: Truth, found: Detections) -> tuple[int, int]:
     free = np.ones(len(truth.labels), bool)
     correct = wrong = 0
     for box, label in zip(found.boxes, found.labels, strict=True):
-        overlap = _iou(box, truth.boxes) * free * (truth.labels == label)
+        everywhere = np.broadcast_to(box, truth.boxes.shape)
+        overlap = pair_overlap(everywhere, truth.boxes, extra=0) * free * (truth.labels == label)
         best = int(overlap.argmax()) if len(overlap) else -1
         if best >= 0 and overlap[best] >= _MIN_IOU:
             free[best] = False
@@ -135,10 +137,3 @@ def _picture(image: Image, found: Detections, names: Sequence[str], *, with_scor
     scores = found.scores if with_scores else None
     drawn = draw(image, found.boxes, labels, scores, min_width=_MIN_WIDTH)
     return "data:image/jpeg;base64," + base64.b64encode(encode_jpeg(drawn)).decode()
-
-
-def _iou(box: Floats, others: Floats) -> Floats:
-    corner_low, corner_high = np.maximum(box[:2], others[:, :2]), np.minimum(box[2:], others[:, 2:])
-    shared = np.prod(np.clip(corner_high - corner_low, 0, None), axis=1)
-    area = np.prod(box[2:] - box[:2]) + np.prod(others[:, 2:] - others[:, :2], axis=1)
-    return np.asarray(shared / np.maximum(area - shared, 1e-9), np.float32)

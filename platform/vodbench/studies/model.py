@@ -148,7 +148,7 @@ class Study(_Strict):
     settings: dict[str, Any] = {}
     methods: tuple[MethodEntry, ...] = Field(min_length=1)
     search: Search = Search()
-    seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=(0,), min_length=1)
     accuracy: AccuracySettings = AccuracySettings()
     runtime: RuntimeSettings = RuntimeSettings()
     workers: Workers = Workers()

@@ -27,7 +27,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from vodbench.errors import UserError
 from vodbench.records import TrialRecord
-from vodbench.storage import exists, filesystem, join, read_text, write_text
+from vodbench.storage import exists, filesystem, join, make_folder, read_text, write_text
 from vodbench.studies import Study, load_study
 
 # What all trials of one folder must agree in to be comparable; knobs, methods, seeds and trials may be added.
@@ -119,7 +119,7 @@ class StudyFolder:
         if path is None:
             yield
             return
-        os.makedirs(path, exist_ok=True)
+        make_folder(self.url)
         # The folder itself is locked, not a file in it: nothing is written into a folder that is then refused.
         folder = os.open(path, os.O_RDONLY)
         try:

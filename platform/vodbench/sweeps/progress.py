@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from vodbench.progress import progress_bar
 from vodbench.records import TrialRecord
 from vodbench.tracking.content import run_name
 
@@ -14,14 +14,7 @@ class SweepProgress:
     """A live bar on ``console``; lines of finished trials scroll above it."""
 
     def __init__(self, console: Console, total: int | None, done: int = 0) -> None:
-        self._bar = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            console=console,
-        )
+        self._bar = progress_bar(console)
         self._task = self._bar.add_task("trials", total=total, completed=done)
         self._doing: dict[str, str] = {}
 

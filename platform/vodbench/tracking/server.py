@@ -8,12 +8,14 @@ from __future__ import annotations
 import os
 import re
 import socket
+import sqlite3
 import threading
+from contextlib import closing
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from vodbench.errors import UserError
-from vodbench.storage import join
+from vodbench.storage import join, make_folder_of
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -32,7 +34,10 @@ def default_uri(local_folder: str) -> str:
 
 def redact(uri: str) -> str:
     """The address without its password."""
-    parts = urlsplit(uri)
+    try:
+        parts = urlsplit(uri)
+    except ValueError:  # whatever it is, its password cannot be told from the rest
+        return "***"
     clean = uri if parts.password is None else uri.replace(f":{parts.password}@", ":***@", 1)
     return clean.replace(parts.query, _SECRET.sub(r"\1***", parts.query)) if parts.query else clean
 
@@ -48,7 +53,7 @@ def scrub(text: str, uri: str) -> str:
 
 def connect(uri: str) -> MlflowClient:
     """A client whose server has answered once. ``UserError`` within some 10 s otherwise (plus MLflow's import)."""
-    parts = urlsplit(uri)
+    parts, port = _parsed(uri)
     scheme = parts.scheme.partition("+")[0]
     if scheme in ("", "file"):
         raise UserError(
@@ -60,8 +65,12 @@ def connect(uri: str) -> MlflowClient:
             f"tracking address '{redact(uri)}' is not accepted: give sqlite:///FILE.db, postgresql+psycopg2://..., "
             "or http(s)://HOST:PORT"
         )
+    if scheme in ("http", "https") and not parts.hostname:
+        raise UserError(f"tracking address '{redact(uri)}' names no host; give http(s)://HOST:PORT")
     if parts.hostname and scheme in _PORTS:
-        _probe(uri, parts.hostname, parts.port or _PORTS[scheme])
+        _probe(uri, parts.hostname, port or _PORTS[scheme])
+    if scheme == "sqlite":
+        _probe_file(uri)
     return _answering_client(uri)
 
 
@@ -69,8 +78,36 @@ def artifact_location(uri: str) -> str | None:
     """Where a SQLite database keeps artifacts: beside it (MLflow's default is the working directory). Else None."""
     if not uri.startswith("sqlite:"):
         return None
-    database = uri.partition(":///")[2].partition("?")[0]
-    return join(os.path.dirname(os.path.abspath(database)), "mlartifacts")
+    return join(os.path.dirname(_database_file(uri)), "mlartifacts")
+
+
+def _parsed(uri: str) -> tuple[SplitResult, int | None]:
+    try:
+        parts = urlsplit(uri)
+        return parts, parts.port
+    except ValueError as error:
+        raise UserError(
+            f"tracking address '{redact(uri)}' is not accepted ({error}); give for example http://HOST:5000"
+        ) from None
+
+
+def _database_file(uri: str) -> str:
+    return os.path.abspath(uri.partition(":///")[2].partition("?")[0])
+
+
+def _probe_file(uri: str) -> None:
+    """Can SQLite read it, or make it? MLflow alone would try for minutes."""
+    if not uri.partition(":///")[2]:
+        raise UserError(f"tracking address '{uri}' names no file; give sqlite:///FILE.db")
+    file = _database_file(uri)
+    make_folder_of(file)
+    if not os.path.exists(file):
+        return
+    try:
+        with closing(sqlite3.connect(file)) as database:
+            database.execute("pragma schema_version").fetchone()
+    except sqlite3.Error as error:
+        raise unreachable(uri, str(error)) from None
 
 
 def _probe(uri: str, host: str, port: int) -> None:
