@@ -11,5 +11,6 @@ METHODS: dict[str, str] = {
 
 # Benchmarks of what the methods are made of: name under `vodbench bench` -> module with `command` and its `EPILOG`.
 BENCHES: dict[str, str] = {
+    "linking": "vodbench_methods.linking.bench",
     "stream": "vodbench_methods.rdn.bench",
 }
