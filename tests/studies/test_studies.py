@@ -17,7 +17,9 @@ from vodbench.studies import (
     parse_study,
     published_points,
     shipped_studies,
+    study_scales,
 )
+from vodbench_methods.detection.config import BACKBONES
 
 SMALLEST: dict[str, Any] = {"name": "s", "title": "t", "methods": [{"method": "m", "knobs": {"T": [1, 2]}}]}
 
@@ -90,14 +92,48 @@ def test_titles_are_one_line_and_published_figures_are_no_study() -> None:
     assert all(title and "\n" not in title for title in titles.values())
 
 
-@pytest.mark.parametrize("name", sorted(shipped_studies()))
-def test_every_shipped_study_holds_against_the_registry(name: str) -> None:
-    study = load_study(name)
-    assert study.name == name
+@pytest.mark.parametrize(
+    ("name", "scale"), [(name, scale) for name in sorted(shipped_studies()) for scale in (None, *study_scales(name))]
+)
+def test_every_shipped_study_holds_against_the_registry(name: str, scale: str | None) -> None:
+    study = load_study(name, scale=scale)
+    assert study.name == (name if scale is None else f"{name}-{scale}")
+    assert scale is None or study.data.generate, "a scale other than the paper's runs as it stands"
     spaces = method_spaces(study)
     points = [point for space in spaces for point in space.grid()]
     assert len(points) == len({(p.method, str(p.config)) for p in points})
     published_points(study)
+
+
+def test_a_scale_replaces_sections_key_by_key(tmp_path: Path) -> None:
+    scales = {"small": {"preset": "tiny", "runtime": {"snippets": 1}, "seeds": [1, 2]}}
+    path = write(tmp_path, {**SMALLEST, "runtime": {"snippets": 9, "threads": 3}, "scales": scales})
+    own, small = load_study(path), load_study(path, {"runtime.threads": 2}, scale="small")
+    assert load_study(path, scale="paper") == own
+    assert (own.preset, own.runtime.snippets, own.seeds) == ("paper", 9, (0,))
+    assert (small.preset, small.runtime.snippets, small.runtime.threads, small.seeds) == ("tiny", 1, 2, (1, 2))
+    assert study_scales(path) == ("small",)
+
+
+@pytest.mark.parametrize(
+    ("scales", "scale", "said"),
+    [
+        ({"small": {}}, "smal", "unknown scale 'smal': did you mean 'small'? accepted: paper, small"),
+        ({}, "small", "unknown scale 'small': accepted: none"),
+        ({"small": {"presett": "tiny"}}, "small", "did you mean 'preset'"),
+        ([1], None, "'scales' must hold a section for each scale"),
+    ],
+)
+def test_a_wrong_scale_is_one_clear_line(tmp_path: Path, scales: Any, scale: str | None, said: str) -> None:
+    with pytest.raises(UserError) as error:
+        load_study(write(tmp_path, {**SMALLEST, "scales": scales}), scale=scale)
+    assert said in str(error.value)
+
+
+def test_published_backbones_are_spelt_as_ours() -> None:
+    points = published_points(load_study("rdn-table1"))
+    assert [p.settings["backbone"] for p in points] == ["resnet101", "resnext101_64x4d"]
+    assert all(p.settings["backbone"] in BACKBONES for p in points)
 
 
 def test_demo_sweeps_what_the_main_job_asks_for() -> None:

@@ -20,6 +20,7 @@ COMMANDS: Mapping[str, str] = {
     "methods": "vodbench.cli.methods",
     "datasets": "vodbench.cli.datasets",
     "studies": "vodbench.cli.studies",
+    "study": "vodbench.cli.study",
     "data": "vodbench.cli.data",
     "import": "vodbench.cli.import_weights",
     "train": "vodbench.cli.train",

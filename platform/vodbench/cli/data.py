@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Annotated, Any
 
@@ -17,6 +17,7 @@ from vodbench.data_source import DataSource
 from vodbench.errors import UserError
 from vodbench.registry import data_tool
 from vodbench.spec import Dataset
+from vodbench.storage import join
 
 app = typer.Typer(
     help="Look at data, generate some, copy it into shards, verify shards.",
@@ -35,6 +36,7 @@ Splits = Annotated[list[str] | None, typer.Option("--split", help="Split to take
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
 
 _MIB = 2**20
+_GENERATED_SHARD_MIB = 8  # several shards even of little video
 
 
 @app.command(
@@ -97,6 +99,20 @@ def generate(
     with _bar("generating snippets") as on_progress:
         data_tool("generate")(out, config, on_progress=on_progress)
     console.print(f"{config.snippets} + {config.val_snippets} snippets in {escape(out)}")
+
+
+def generated_shards(folder: str, settings: Mapping[str, Any]) -> str:
+    """Generate video below ``folder`` and shard it, or find it there; returns the shards' root.
+
+    ``settings``: of the generator, by name. ``UserError`` for one that it does not have.
+    """
+    config = data_tool("generator_config")(settings)
+    video, shards = join(folder, "video"), join(folder, "shards")
+    announce("data generate", config={"out": video, **config.as_dict()}, seed=config.seed)
+    with _bar("generating snippets") as on_progress:
+        data_tool("generate")(video, config, on_progress=on_progress)
+    shard(video, shards, shard_mib=_GENERATED_SHARD_MIB)
+    return shards
 
 
 @app.command(

@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from vodbench.cli.shared import announce, console, example, parse_settings, print_json, revision
+from vodbench.storage import join
 from vodbench.studies import PublishedPoint, Study, load_study, published_points
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 EPILOG = example(
     "vodbench sweep demo --data data/generated --out runs/demo",
+    "vodbench sweep rdn-table4 --scale small",
     "vodbench sweep rdn-table4 --data s3://bucket/ILSVRC2015 --tracking http://mlflow:5000 --ray auto",
     "vodbench sweep demo --data data/generated --set search.sampler=tpe --set search.trials=20",
 )
@@ -35,6 +37,7 @@ def command(
         list[str] | None, typer.Option("--set", help="Replace a key of the study: --set settings.iterations=200")
     ] = None,
     ray: Annotated[str | None, typer.Option(help="Address of a Ray cluster; an embedded Ray when left out.")] = None,
+    scale: Annotated[str | None, typer.Option(help="Scale of the study, e.g. small: see 'vodbench studies'.")] = None,
     retry_failed: Annotated[bool, typer.Option(help="Run trials again that have failed before.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object of figures as the last line.")] = False,
 ) -> None:
@@ -42,14 +45,50 @@ def command(
     overrides = parse_settings(set_ or [])
     if trials is not None:
         overrides["search.trials"] = trials
-    if data is not None:
-        overrides["data.root"] = data
-    chosen = load_study(study, overrides)
-    result, folder = _run(chosen, f"runs/{chosen.name}" if out is None else out, tracking, ray, retry_failed)
+    chosen, folder = _chosen(study, overrides, data, out, scale, tracking)
+    result, folder = _run(chosen, folder, tracking, ray, retry_failed)
     Console().print(trial_table(result.records, result.front, published_points(chosen)))
     _closing_lines(result, folder)
     if json:
         print_json(_figures(chosen, result, folder))
+
+
+def run(study: str, *, data: str | None, out: str | None, tracking: str | None, scale: str | None) -> str:
+    """Run a study or continue it, for other commands; returns its folder."""
+    chosen, folder = _chosen(study, {}, data, out, scale, tracking)
+    result, folder = _run(chosen, folder, tracking, None, False)
+    _closing_lines(result, folder)
+    return folder
+
+
+def _chosen(
+    name: str, overrides: dict[str, Any], data: str | None, out: str | None, scale: str | None, tracking: str | None
+) -> tuple[Study, str]:
+    """The study as the arguments change it, and its folder. Generates its data where that is what it asks for."""
+    if data is not None:
+        overrides["data.root"] = data
+    study = load_study(name, overrides, scale)
+    folder = f"runs/{study.name}" if out is None else out
+    if study.data.root is None and study.data.generate is not None:
+        overrides["data.root"] = _generated(study, folder, tracking)
+        study = load_study(name, overrides, scale)
+    return study, folder
+
+
+def _generated(study: Study, folder: str, tracking: str | None) -> str:
+    """The root of the video that the study asks to be made. What else can be wrong is said before it is written."""
+    from vodbench.cli.data import generated_shards
+    from vodbench.studies import method_spaces
+    from vodbench.sweeps.folder import StudyFolder
+    from vodbench.tracking.server import connect
+
+    method_spaces(study)
+    published_points(study)
+    if tracking is not None:
+        connect(tracking)
+    StudyFolder(folder).check(study)
+    assert study.data.generate is not None
+    return generated_shards(join(folder, "data"), study.data.generate)
 
 
 def _run(study: Study, out: str, tracking: str | None, ray: str | None, retry_failed: bool) -> tuple[SweepResult, str]:

@@ -1,6 +1,13 @@
 """Studies: files that say what is swept on which data, and the papers' figures they are held against."""
 
-from vodbench.studies.loading import list_studies, load_study, parse_mapping, parse_study, shipped_studies
+from vodbench.studies.loading import (
+    list_studies,
+    load_study,
+    parse_mapping,
+    parse_study,
+    shipped_studies,
+    study_scales,
+)
 from vodbench.studies.model import MethodEntry, Range, Study
 from vodbench.studies.published import PublishedPoint, published_points
 from vodbench.studies.space import KnobValues, MethodSpace, Point, grid_points, method_spaces
@@ -21,4 +28,5 @@ __all__ = [
     "parse_study",
     "published_points",
     "shipped_studies",
+    "study_scales",
 ]

@@ -14,6 +14,7 @@ from vodbench.errors import UserError, nearest, unknown
 from vodbench.storage import read_text
 from vodbench.studies.model import Study
 
+OWN_SCALE = "paper"  # the scale that a file with others describes itself
 PUBLISHED_FILE = "published.yaml"  # the papers' figures, not a study
 
 
@@ -35,14 +36,16 @@ def list_studies() -> dict[str, str]:
     return {name: load_study(name).title for name in shipped_studies()}
 
 
-def load_study(name_or_path: str, overrides: Mapping[str, Any] | None = None) -> Study:
+def load_study(name_or_path: str, overrides: Mapping[str, Any] | None = None, scale: str | None = None) -> Study:
     """The study of that shipped name, or in that file (a local path or URL ending in .yaml or .yml).
 
+    ``scale`` names an entry of the file's ``scales``: keys that replace those of the file, section by section (lists
+    as a whole). None, and "paper" where a file has scales, is the file as it stands.
     ``overrides`` are dotted keys as ``--set`` gives them: ``{"search.trials": 5, "methods.rdn.knobs.T": [1, 2]}``.
     ``UserError`` for an unknown name, key or value. Knobs are checked by ``vodbench.studies.space``.
     """
     where, text = _find(name_or_path)
-    values = parse_mapping(text, where)
+    values = _scaled(parse_mapping(text, where), scale, where)
     for key, value in (overrides or {}).items():
         _override(values, key, value, where)
     return parse_study(values, where)
@@ -75,6 +78,37 @@ def _find(name_or_path: str) -> tuple[str, str]:
         hint = nearest(name_or_path, shipped)
         raise UserError(f"unknown study '{name_or_path}': {hint}; or give the path of a .yaml file")
     return f"'{name_or_path}'", shipped[name_or_path].read_text(encoding="utf-8")
+
+
+def study_scales(name_or_path: str) -> tuple[str, ...]:
+    """The scales a study file offers beside its own, e.g. ("small",)."""
+    where, text = _find(name_or_path)
+    return tuple(_scales(parse_mapping(text, where), where))
+
+
+def _scaled(values: dict[str, Any], scale: str | None, where: str) -> dict[str, Any]:
+    scales = _scales(values, where)
+    values = {key: value for key, value in values.items() if key != "scales"}
+    if scale is None or (scale == OWN_SCALE and scales):
+        return values
+    if scale not in scales:
+        raise UserError(f"study {where}: {unknown('scale', scale, [OWN_SCALE, *scales] if scales else [])}")
+    return _merged(values, scales[scale])
+
+
+def _scales(values: Mapping[str, Any], where: str) -> dict[str, dict[str, Any]]:
+    scales = values.get("scales", {})
+    if not isinstance(scales, dict) or not all(isinstance(scale, dict) for scale in scales.values()):
+        raise UserError(f"study {where}: 'scales' must hold a section for each scale, such as small: {{preset: tiny}}")
+    return scales
+
+
+def _merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(values)
+    for key, value in changes.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merged(merged[key], value) if both else value
+    return merged
 
 
 def _override(values: dict[str, Any], key: str, value: Any, where: str) -> None:

@@ -32,9 +32,13 @@ class _Strict(pydantic.BaseModel):
 
 
 class Data(_Strict):
-    """Where the video is. ``root`` may be left to ``--data``."""
+    """Where the video is. ``root`` may be left to ``--data``; without either, ``generate`` makes the data.
+
+    ``generate``: settings of the generator (``vodbench data generate --help``), in the study's own folder.
+    """
 
     root: str | None = None
+    generate: dict[str, Any] | None = None
     dataset: str = "auto"
     train: str = "train"
     val: str = "val"
@@ -138,6 +142,29 @@ class PublishedTable(_Strict):
     where: dict[str, Any] = {}
 
 
+class Selector(_Strict):
+    """The trials of one method with these knob values (whatever their others), one a seed."""
+
+    method: str
+    knobs: dict[str, Any] = {}
+
+
+class Comparison(_Strict):
+    """How much better ``a`` is than ``b``; with ``along``, how much better ``a`` is at each of a knob's values than at
+    its first."""
+
+    name: str
+    a: Selector
+    b: Selector | None = None
+    along: str | None = None
+
+    @model_validator(mode="after")
+    def _one_question(self) -> Comparison:
+        if (self.b is None) == (self.along is None):
+            raise ValueError(f"comparison '{self.name}' needs either 'b' or 'along'; give one of them")
+        return self
+
+
 class Study(_Strict):
     """A validated study: data, methods with their knobs, search, and how accuracy and runtime are taken."""
 
@@ -153,6 +180,7 @@ class Study(_Strict):
     runtime: RuntimeSettings = RuntimeSettings()
     workers: Workers = Workers()
     published: tuple[PublishedTable, ...] = ()
+    comparisons: tuple[Comparison, ...] = ()
 
     @model_validator(mode="after")
     def _distinct_seeds(self) -> Study:

@@ -88,6 +88,8 @@ def _point(reference: PublishedTable, row: dict[str, Any], paper: Mapping[str, A
     if method is None:
         raise UserError(f"published table {reference.table} does not name its method; add 'method: ...' beside 'table'")
     settings = {name: value for name, value in row.items() if name not in _FIGURES and name != "method"}
+    if "backbone" in settings:  # the papers' spelling: resnext101-64x4d
+        settings["backbone"] = settings["backbone"].replace("-", "_")
     written = " ".join(f"{name}={value}" for name, value in settings.items())
     runtime = row.get("runtime_ms")
     if runtime is None and row.get("fps"):

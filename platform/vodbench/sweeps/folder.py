@@ -92,6 +92,12 @@ class StudyFolder:
             raise UserError(f"output folder '{self.url}' cannot be written ({error}); give another --out") from error
         return identity
 
+    def check(self, study: Study) -> None:
+        """``UserError`` when this is the folder of another study, whatever its data."""
+        if exists(self.study_url):
+            identity = self.identity()
+            self._check_same(study, identity.data_fingerprint, identity)
+
     def records(self) -> dict[str, TrialRecord]:
         """Every trial on disk by fingerprint; ``UserError`` naming a damaged record."""
         fs, path = filesystem(join(self.url, "trials"))

@@ -1,0 +1,148 @@
+"""Paired differences over seeds and snippets."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from vodbench.detections import DetectionSet, write_detections
+from vodbench.errors import UserError
+from vodbench.evaluation.scoring import compare, evaluate
+from vodbench.evaluation.synthetic import synthetic
+from vodbench.evaluation.truth import TruthSet
+from vodbench.gains import study_gains
+from vodbench.records import TrialRecord
+from vodbench.studies import Study, parse_study
+
+METHODS: list[dict[str, Any]] = [{"method": "a", "knobs": {"T": [1, 2, 4]}}, {"method": "b"}]
+
+
+def study(*comparisons: dict[str, Any], seeds: tuple[int, ...] = (0, 1)) -> Study:
+    values = {
+        "name": "s",
+        "title": "t",
+        "methods": METHODS,
+        "seeds": list(seeds),
+        "accuracy": {"bootstrap": 50},
+        "comparisons": list(comparisons),
+    }
+    return parse_study(values, "s")
+
+
+def record(method: str, seed: int, status: str = "complete", **config: Any) -> TrialRecord:
+    name = f"{method}-{seed}-{config.get('T', 0)}"
+    return TrialRecord(
+        fingerprint=name, study="s", method=method, paper="", config=config, knobs={}, seed=seed, status=status,
+        reason="planted" if status == "failed" else None, detections=f"{name}.parquet",
+    )  # fmt: skip
+
+
+def worse(found: DetectionSet, share: float, seed: int) -> DetectionSet:
+    """The same with a share of the detections moved away."""
+    boxes = found.boxes.copy()
+    boxes[np.random.default_rng(seed).random(len(boxes)) < share] += 500
+    return dataclasses.replace(found, boxes=boxes)
+
+
+@pytest.fixture(scope="module")
+def data() -> tuple[TruthSet, DetectionSet]:
+    return synthetic(num_snippets=12, num_frames=6, num_detections=10, num_classes=4, seed=1)
+
+
+@pytest.fixture
+def trials(data: tuple[TruthSet, DetectionSet], tmp_path: Path) -> list[TrialRecord]:
+    """Of a, better the larger T is; of b, between them."""
+    _, found = data
+    shares = {("a", 1): 0.5, ("a", 2): 0.3, ("a", 4): 0.1, ("b", 0): 0.4}
+    records = []
+    for (method, T), share in shares.items():
+        for seed in (0, 1):
+            made = record(method, seed, **({"T": T} if T else {}))
+            write_detections(str(tmp_path / str(made.detections)), worse(found, share, seed))
+            records.append(made)
+    return records
+
+
+def gains_of(asked: Study, trials: list[TrialRecord], data: tuple[TruthSet, DetectionSet], tmp_path: Path) -> Any:
+    return study_gains(asked, trials, data[0], lambda r: str(tmp_path / str(r.detections)))
+
+
+def test_one_seed_is_the_paired_comparison_of_two_methods(
+    trials: list[TrialRecord], data: tuple[TruthSet, DetectionSet], tmp_path: Path
+) -> None:
+    asked = study({"name": "a - b", "a": {"method": "a", "knobs": {"T": 4}}, "b": {"method": "b"}}, seeds=(1,))
+    (gain,) = gains_of(asked, trials, data, tmp_path)
+    truth, found = data
+    expected = compare(truth, worse(found, 0.1, 1), worse(found, 0.4, 1), bootstrap=50)
+    assert gain.every_frame.mean == pytest.approx(expected.mean, abs=1e-12)
+    assert (gain.every_frame.low, gain.every_frame.high) == pytest.approx((expected.low, expected.high), abs=1e-12)
+    assert gain.a_map == pytest.approx(evaluate(truth, worse(found, 0.1, 1), bootstrap=0).map, abs=1e-12)
+    assert gain.every_frame.certain
+    assert gain.deteriorated is None  # nothing is recorded of this data
+    assert gain.paper is None
+
+
+def test_seeds_are_averaged_resample_by_resample(
+    trials: list[TrialRecord], data: tuple[TruthSet, DetectionSet], tmp_path: Path
+) -> None:
+    comparison = {"name": "a - b", "a": {"method": "a", "knobs": {"T": 2}}, "b": {"method": "b"}}
+    (both,) = gains_of(study(comparison), trials, data, tmp_path)
+    single = [gains_of(study(comparison, seeds=(seed,)), trials, data, tmp_path)[0] for seed in (0, 1)]
+    assert both.every_frame.by_seed == tuple(gain.every_frame.mean for gain in single)
+    assert both.every_frame.mean == pytest.approx(np.mean(both.every_frame.by_seed))
+    widths = [gain.every_frame.high - gain.every_frame.low for gain in single]
+    assert both.every_frame.high - both.every_frame.low < max(widths)
+
+
+def test_a_knob_is_compared_with_its_first_value(
+    trials: list[TrialRecord], data: tuple[TruthSet, DetectionSet], tmp_path: Path
+) -> None:
+    found = gains_of(study({"name": "a", "a": {"method": "a"}, "along": "T"}), trials, data, tmp_path)
+    assert [gain.name for gain in found] == ["a: T = 2 - T = 1", "a: T = 4 - T = 1"]
+    assert 0 < found[0].every_frame.mean < found[1].every_frame.mean
+    assert found[0].figures()["every_frame"]["by_seed"] == list(found[0].every_frame.by_seed)
+
+
+@pytest.mark.parametrize(
+    ("comparison", "said"),
+    [
+        ({"a": {"method": "a"}, "b": {"method": "b"}}, "has 3 such trials; name more of its knobs"),
+        ({"a": {"method": "a", "knobs": {"T": 9}}, "b": {"method": "b"}}, "is missing; run the sweep"),
+        ({"a": {"method": "b"}, "along": "T"}, "no entry of b lists values of it"),
+    ],
+)
+def test_what_cannot_be_compared_is_said(
+    trials: list[TrialRecord], data: tuple[TruthSet, DetectionSet], tmp_path: Path, comparison: Any, said: str
+) -> None:
+    with pytest.raises(UserError, match=said):
+        gains_of(study({"name": "x", **comparison}), trials, data, tmp_path)
+
+
+def test_a_failed_trial_is_named_with_its_reason(
+    trials: list[TrialRecord], data: tuple[TruthSet, DetectionSet], tmp_path: Path
+) -> None:
+    broken = [record("b", r.seed, status="failed") if r.method == "b" else r for r in trials]
+    asked = study({"name": "x", "a": {"method": "a", "knobs": {"T": 4}}, "b": {"method": "b"}})
+    with pytest.raises(UserError, match=r"comparison of b: its trial of seed 0 failed \(planted\)"):
+        gains_of(asked, broken, data, tmp_path)
+
+
+@pytest.mark.parametrize("given", [{}, {"b": {"method": "b"}, "along": "T"}])
+def test_a_comparison_asks_one_question(given: Any) -> None:
+    with pytest.raises(UserError, match="needs either 'b' or 'along'"):
+        study({"name": "x", "a": {"method": "a"}, **given})
+
+
+def test_the_papers_difference_stands_beside(
+    trials: list[TrialRecord], data: tuple[TruthSet, DetectionSet], tmp_path: Path
+) -> None:
+    values = study({"name": "x", "a": {"method": "rdn"}, "b": {"method": "rdn-basic"}}).to_mapping()
+    asked = parse_study({**values, "published": [{"table": "rdn.table3_relation"}]}, "s")
+    renamed = {"a": "rdn", "b": "rdn-basic"}
+    chosen = [dataclasses.replace(r, method=renamed[r.method]) for r in trials if r.config.get("T") in (None, 4)]
+    (gain,) = gains_of(asked, chosen, data, tmp_path)
+    assert gain.paper == pytest.approx(0.009)
