@@ -58,6 +58,8 @@ CHANGED: dict[str, Any] = {
     "score_threshold": 0.95,
     "nms_threshold": 0.05,
     "max_detections": 1,
+    "linking": "tube",
+    "unlinked": "drop",
     "T": 1,
     "K": 2,
     "r": 100.0,
@@ -67,6 +69,9 @@ CHANGED: dict[str, Any] = {
     "own_frame": False,
     "test_inter": "off",
 }
+
+# Knobs that do something only where another one has this value.
+NEEDS: dict[str, dict[str, Any]] = {"unlinked": {"linking": "tube"}}
 
 
 def shrunk(spec: MethodSpec, **changes: Any) -> MethodConfig:
@@ -342,10 +347,11 @@ def test_zero_proposals_work(method: Method, monkeypatch: pytest.MonkeyPatch) ->
 def test_every_inference_knob_does_something(spec: MethodSpec, config: MethodConfig, method: Method) -> None:
     """Each alone changes the detections of some frame; latency follows the stream's own configuration."""
     images = video(7)
-    before = stream_all(method, images)
     for name in config.inference_settings():
         assert name in CHANGED, f"add a value of the inference knob {name} to CHANGED"
-        changed = config.replace(**{name: CHANGED[name]})
+        base = config.replace(**NEEDS.get(name, {}))
+        before = stream_all(method, images, base)
+        changed = base.replace(**{name: CHANGED[name]})
         stream = method.stream(changed)
         lag = spec.latency_frames(changed)
         after = [stream.push(image) for image in images]

@@ -68,10 +68,10 @@ def head_losses(logits: Tensor, deltas: Tensor, samples: Sequence[RoiSamples]) -
 
 
 @torch.no_grad()
-def select_detections(
+def select_candidates(
     logits: Tensor, deltas: Tensor, boxes: Tensor, size: tuple[int, int], config: DetectorConfig
 ) -> Selected:
-    """Detections of one image: score threshold, NMS per class, the best ``max_detections``.
+    """Every (proposal, class) of one image that scores more than the threshold, before NMS, by proposal.
 
     logits (n, C + 1), deltas (n, 4 * (C + 1)) and boxes (n, 4) of its proposals; size (height, width) in pixels.
     """
@@ -80,6 +80,16 @@ def select_detections(
     proposal, label = torch.where(scores > config.score_threshold)
     kept_deltas = deltas.view(len(deltas), logits.shape[1], 4)[proposal, label + 1]
     kept_boxes = clip(decode(kept_deltas, boxes[proposal], config.box_weights, extent), size)
-    kept_scores = scores[proposal, label]
-    best = suppress_per_class(kept_boxes, kept_scores, label, config.nms_threshold, extent)[: config.max_detections]
-    return Selected(kept_boxes[best], kept_scores[best], label[best] + 1, proposal[best])
+    return Selected(kept_boxes, scores[proposal, label], label + 1, proposal)
+
+
+@torch.no_grad()
+def select_detections(
+    logits: Tensor, deltas: Tensor, boxes: Tensor, size: tuple[int, int], config: DetectorConfig
+) -> Selected:
+    """Detections of one image: the candidates after NMS per class, the best ``max_detections``."""
+    found = select_candidates(logits, deltas, boxes, size, config)
+    extent = 1.0 if config.inclusive_boxes else 0.0
+    best = suppress_per_class(found.boxes, found.scores, found.labels, config.nms_threshold, extent)
+    best = best[: config.max_detections]
+    return Selected(found.boxes[best], found.scores[best], found.labels[best], found.proposal[best])

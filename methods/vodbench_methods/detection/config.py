@@ -68,6 +68,18 @@ class DetectorConfig(MethodConfig):
     score_threshold: float = knob(0.001, "detections score more than this", kind="inference", low=0, high=1)
     nms_threshold: float = knob(0.5, "IoU above which a class drops the lower-scored box", kind="inference", low=0)
     max_detections: int = knob(300, "detections kept a frame", kind="inference", low=1)
+    linking: str = knob(
+        "none",
+        "rescoring along a snippet's boxes when it has ended: Seq-NMS (instead of NMS), Viterbi tubes",
+        kind="inference",
+        choices=("none", "seq-nms", "tube"),
+    )
+    unlinked: str = knob(
+        "keep",
+        "boxes that no tube takes keep their score, or are dropped with the frames between (Detect & Track's code)",
+        kind="inference",
+        choices=("keep", "drop"),
+    )
 
     # ---- schedule
     iterations: int = knob(120_000, "optimiser steps", low=1)
@@ -105,6 +117,16 @@ class DetectorConfig(MethodConfig):
     def feature_stride(self) -> int:
         """Pixels of the resized image a cell of conv4 and conv5 stands for."""
         return self.tiny_stride if self.backbone == "tiny" else 16
+
+    @property
+    def lag(self) -> int | None:
+        """Frames that detections lag behind without linking; None: until the snippet ends."""
+        return 0
+
+    @property
+    def latency(self) -> int | None:
+        """The same with linking, which is final only when the snippet ends."""
+        return self.lag if self.linking == "none" else None
 
     def schedule(self) -> Schedule:
         """Optimisation of the single-frame stage."""

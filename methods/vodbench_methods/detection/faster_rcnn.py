@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Generic
 
 import torch
 from torch import Tensor
 
 from vodbench.knobs import MethodConfig
-from vodbench.spec import Clip, Clock, Detections, Image, MethodSpec, Stage, Stream
+from vodbench.spec import Clip, Clock, Image, MethodSpec, Stage
 from vodbench_methods.detection.box_head import BoxHead
 from vodbench_methods.detection.clock import NullClock
 from vodbench_methods.detection.config import SMALL, TINY, DetectorConfig
 from vodbench_methods.detection.records import FrameFeatures
-from vodbench_methods.detection.streaming import inference_config
+from vodbench_methods.detection.streaming import Answer, AnswerStream, Found
 from vodbench_methods.detection.two_stage import TwoStageDetector
 
 
@@ -52,30 +52,27 @@ class FasterRCNN(TwoStageDetector):
         """Proposals of a frame and their features; ``config`` may differ from the method's own in inference knobs."""
         return self.encode_frame(image, config.candidates, config.proposals, self.head, clock or NullClock())
 
-    def stream(self, config: MethodConfig | None = None, clock: Clock | None = None) -> Stream:
-        return FasterRCNNStream(self, inference_config(self.config, config), clock or NullClock())
+    def answer_stream(self, config: DetectorConfig, clock: Clock, answer: Answer[Found]) -> AnswerStream[Found]:
+        return FasterRCNNStream(self, config, clock, answer)
 
 
-class FasterRCNNStream:
-    """Detections of a frame are final at once."""
+class FasterRCNNStream(Generic[Found]):
+    """The answer to a frame is final at once."""
 
-    def __init__(self, detector: FasterRCNN, config: DetectorConfig, clock: Clock) -> None:
-        self._detector = detector
-        self._config = config
-        self._clock = clock
+    def __init__(self, detector: FasterRCNN, config: DetectorConfig, clock: Clock, answer: Answer[Found]) -> None:
+        self._detector, self._config, self._clock, self._answer = detector, config, clock, answer
 
     @torch.inference_mode()
-    def push(self, image: Image) -> list[Detections]:
+    def push(self, image: Image) -> list[Found]:
         return self.push_encoded(self._detector.encode(image, self._config, self._clock))
 
     @torch.inference_mode()
-    def push_encoded(self, encoded: FrameFeatures) -> list[Detections]:
+    def push_encoded(self, encoded: FrameFeatures) -> list[Found]:
         """As ``push`` for a frame that ``encode`` has seen already (possibly for another stream)."""
         with self._clock.stage("post"):
-            selected = self._detector.select(encoded.features, encoded.boxes, encoded.size, self._config)
-            return [self._detector.to_original(selected, encoded.resized)]
+            return [self._answer(encoded, encoded.features)]
 
-    def close(self) -> list[Detections]:
+    def close(self) -> list[Found]:
         return []
 
 
@@ -97,6 +94,12 @@ def _stages(config: MethodConfig) -> tuple[Stage, ...]:
     )
 
 
+def latency(config: MethodConfig) -> int | None:
+    """The declared latency of every two-stage method."""
+    assert isinstance(config, DetectorConfig)
+    return config.latency
+
+
 SPEC = MethodSpec(
     name="faster-rcnn",
     summary="Faster R-CNN on every frame by itself: the single-frame baseline",
@@ -105,5 +108,5 @@ SPEC = MethodSpec(
     presets={"paper": {}, "small": SMALL, "tiny": TINY},
     build=_build,
     stages=_stages,
-    latency_frames=lambda config: 0,
+    latency_frames=latency,
 )

@@ -2,12 +2,39 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Protocol, TypeVar
+
+from torch import Tensor
 
 from vodbench.errors import UserError
 from vodbench.knobs import MethodConfig
+from vodbench.spec import Image
+from vodbench_methods.detection.records import FrameFeatures
 
 Config = TypeVar("Config", bound=MethodConfig)
+Found = TypeVar("Found")  # what a frame's answer is: detections, or the boxes that linking takes
+FoundOut = TypeVar("FoundOut", covariant=True)
+
+
+class Answer(Protocol[FoundOut]):
+    """Turns a frame's final features into its answer."""
+
+    def __call__(self, frame: FrameFeatures, features: Tensor, relation: Tensor | None = None) -> FoundOut:
+        """
+        Args:
+            features: (n, D) of ``frame``'s n proposals, ready for the predictor.
+            relation: (n, k) attention on the k proposals that the next frame lends, mean over heads; None where there
+                is none.
+        """
+        ...
+
+
+class AnswerStream(Protocol[Found]):
+    """A ``Stream`` of such answers."""
+
+    def push(self, image: Image) -> list[Found]: ...
+
+    def close(self) -> list[Found]: ...
 
 
 def inference_config(own: Config, given: MethodConfig | None) -> Config:

@@ -15,11 +15,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vodbench.errors import UserError
-from vodbench.spec import ClipFrame, Clock, Detections, Image
+from vodbench.knobs import MethodConfig
+from vodbench.spec import ClipFrame, Clock, Detections, Floats, Image, Ints, Stream
 from vodbench.transforms import Resized, flip_boxes, flip_image, resize_shorter
 from vodbench_methods.detection.backbones import build_backbone, load_torchvision_weights
 from vodbench_methods.detection.batch_norm import FoldedCopy
-from vodbench_methods.detection.box_head import BoxPredictor, head_losses, select_detections
+from vodbench_methods.detection.box_head import BoxPredictor, head_losses, select_candidates, select_detections
+from vodbench_methods.detection.clock import NullClock
 from vodbench_methods.detection.config import DetectorConfig
 from vodbench_methods.detection.records import (
     Batch,
@@ -33,6 +35,8 @@ from vodbench_methods.detection.records import (
 from vodbench_methods.detection.roi_align import roi_align
 from vodbench_methods.detection.rpn import RegionProposalNetwork, RpnOutput
 from vodbench_methods.detection.sampling import sample_rois
+from vodbench_methods.detection.streaming import Answer, AnswerStream, Found, inference_config
+from vodbench_methods.linking import FrameBoxes, linked_stream, wants_candidates
 
 
 class TwoStageDetector(nn.Module):
@@ -161,18 +165,46 @@ class TwoStageDetector(nn.Module):
         logits, deltas = self.predictor(features)
         return head_losses(logits, deltas, samples)
 
-    def select(
-        self, features: Tensor, boxes: Tensor, size: tuple[int, int], config: DetectorConfig | None = None
-    ) -> Selected:
-        """Detections of one image from its proposals' (n, fc_channels) features, still in resized pixels."""
+    def detections(self, frame: FrameFeatures, features: Tensor, config: DetectorConfig) -> Detections:
+        """Detections in original pixels from the (n, fc_channels) features of ``frame``'s n proposals."""
         logits, deltas = self.predictor(features)
-        return select_detections(logits, deltas, boxes, size, config or self.config)
+        selected = select_detections(logits, deltas, frame.boxes, frame.size, config)
+        return Detections(*_in_original(selected, frame.resized))
 
-    @staticmethod
-    def to_original(selected: Selected, resized: Resized) -> Detections:
-        """The same detections in pixels of the original image, as NumPy arrays."""
-        boxes = resized.to_original(selected.boxes.float().cpu().numpy())
-        return Detections(boxes, selected.scores.float().cpu().numpy(), selected.labels.cpu().numpy())
+    def boxes_to_link(
+        self, frame: FrameFeatures, features: Tensor, config: DetectorConfig, relation: Tensor | None = None
+    ) -> FrameBoxes:
+        """What linking takes in place of ``detections``: boxes with the proposals they came from.
+
+        ``relation``: see ``Answer``.
+        """
+        logits, deltas = self.predictor(features)
+        select = select_candidates if wants_candidates(config.linking) else select_detections
+        selected = select(logits, deltas, frame.boxes, frame.size, config)
+        weights = None if relation is None else relation.float().cpu().numpy()
+        return FrameBoxes(*_in_original(selected, frame.resized), selected.proposal.cpu().numpy(), weights)
+
+    # ---- streams
+
+    def stream(self, config: MethodConfig | None = None, clock: Clock | None = None) -> Stream:
+        """See ``vodbench.spec.Method.stream``; with linking, everything is final when the snippet ends."""
+        own: DetectorConfig = inference_config(self.config, config)
+        clock = clock or NullClock()
+
+        def detected(frame: FrameFeatures, features: Tensor, relation: Tensor | None = None) -> Detections:
+            return self.detections(frame, features, own)
+
+        def unlinked(frame: FrameFeatures, features: Tensor, relation: Tensor | None = None) -> FrameBoxes:
+            return self.boxes_to_link(frame, features, own, relation)
+
+        if own.linking == "none":
+            return self.answer_stream(own, clock, detected)
+        boxes = self.answer_stream(own, clock, unlinked)
+        return linked_stream(boxes, own.linking, clock=clock, limit=own.max_detections, unlinked=own.unlinked)
+
+    def answer_stream(self, config: Any, clock: Clock, answer: Answer[Found]) -> AnswerStream[Found]:
+        """The method's stream before linking: its frames' answers, in order."""
+        raise NotImplementedError
 
     # ---- weights
 
@@ -199,3 +231,9 @@ class TwoStageDetector(nn.Module):
                 "start from a checkpoint of the same backbone and detector settings"
             )
         self.load_state_dict(fitting, strict=False)
+
+
+def _in_original(selected: Selected, resized: Resized) -> tuple[Floats, Floats, Ints]:
+    """(boxes, scores, labels) in pixels of the original image."""
+    boxes = resized.to_original(selected.boxes.float().cpu().numpy())
+    return boxes, selected.scores.float().cpu().numpy(), selected.labels.cpu().numpy()

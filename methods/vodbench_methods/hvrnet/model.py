@@ -29,12 +29,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vodbench.knobs import MethodConfig
-from vodbench.spec import Clip, Clock, Detections, Image, Stream
+from vodbench.spec import Clip, Clock, Detections, Image
 from vodbench_methods.detection.box_head import fully_connected
 from vodbench_methods.detection.clip_training import ClipTrainedDetector
 from vodbench_methods.detection.clock import NullClock
 from vodbench_methods.detection.records import FrameFeatures
-from vodbench_methods.detection.streaming import inference_config
+from vodbench_methods.detection.streaming import Answer, AnswerStream, Found
 from vodbench_methods.hvrnet.config import HVRConfig
 from vodbench_methods.hvrnet.non_local import Lent, NonLocal
 from vodbench_methods.hvrnet.training import training_losses
@@ -161,12 +161,8 @@ class HVRNet(ClipTrainedDetector):
         sources = _most_similar(features, own, pool.enhanced) if config.test_inter == "nearest" else None
         return self.relate_between(features, own, pool.enhanced, sources)
 
-    def detections(self, frame: FrameFeatures, features: Tensor, config: HVRConfig) -> Detections:
-        """Detections in original pixels from the related features of ``frame``'s proposals."""
-        return self.to_original(self.select(features, frame.boxes, frame.size, config), frame.resized)
-
-    def stream(self, config: MethodConfig | None = None, clock: Clock | None = None) -> Stream:
-        return sequence_stream(self, inference_config(self.config, config), clock or NullClock())
+    def answer_stream(self, config: HVRConfig, clock: Clock, answer: Answer[Found]) -> AnswerStream[Found]:
+        return sequence_stream(self, config, clock, answer)
 
     @torch.inference_mode()
     def detect_in_video(self, images: Sequence[Image], reference: int, config: HVRConfig) -> Detections:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from vodbench.knobs import MethodConfig
 from vodbench.spec import MethodSpec, Stage
+from vodbench_methods.detection.faster_rcnn import latency
 from vodbench_methods.detection.warm_start import relation_stages
 from vodbench_methods.hvrnet.config import SMALL, TINY, HVRConfig
 from vodbench_methods.hvrnet.model import HVRNet
@@ -19,11 +20,6 @@ def _stages(config: MethodConfig) -> tuple[Stage, ...]:
     return relation_stages(config, SPEC.name, config.clips())
 
 
-def _latency(config: MethodConfig) -> int | None:
-    assert isinstance(config, HVRConfig)
-    return config.latency
-
-
 SPEC = MethodSpec(
     name="hvrnet",
     summary="HVR-Net: proposals relate within their video, and in training to hard ones of other videos",
@@ -32,5 +28,5 @@ SPEC = MethodSpec(
     presets={"paper": {}, "small": SMALL, "tiny": TINY},
     build=_build,
     stages=_stages,
-    latency_frames=_latency,
+    latency_frames=latency,
 )

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol, cast, get_args
 
 from vodbench.spec import Clock, Detections, Image
 from vodbench_methods.linking.records import FrameBoxes, accepted
 from vodbench_methods.linking.seq_nms import seq_nms
-from vodbench_methods.linking.tubes import blr, tube
+from vodbench_methods.linking.tubes import Unlinked, blr, tube
 
 LINKINGS = ("none", "seq-nms", "tube", "blr")
 
@@ -28,6 +28,12 @@ class BoxStream(Protocol):
     def close(self) -> list[FrameBoxes]: ...
 
 
+class EncodedBoxStream(BoxStream, Protocol):
+    """One that takes encoded frames as well (``vodbench.spec.EncodedStream``)."""
+
+    def push_encoded(self, encoded: Any) -> list[FrameBoxes]: ...
+
+
 def wants_candidates(linking: str) -> bool:
     """Does this linking take the boxes before NMS? ``UserError`` for an unknown one."""
     return _known(linking) == "seq-nms"
@@ -38,12 +44,15 @@ def wants_relations(linking: str) -> bool:
     return _known(linking) == "blr"
 
 
-def link(frames: Sequence[FrameBoxes], linking: str, *, limit: int | None = None) -> list[Detections]:
+def link(
+    frames: Sequence[FrameBoxes], linking: str, *, limit: int | None = None, unlinked: str = "keep"
+) -> list[Detections]:
     """Final detections of one snippet, frame by frame, scores in [0, 1].
 
     Args:
         linking: one of ``LINKINGS``; ``UserError`` otherwise. ``none`` sorts and nothing else.
         limit: at most so many a frame, the best ones (None: all).
+        unlinked: whether tubes keep or drop the boxes that none of them takes.
 
     A detector's boxes must come out free of duplicates, so Seq-NMS suppresses what its published code leaves
     (``leftovers="suppress"``). Tube scores are sums of two scores; all of the snippet, and of every other snippet, are
@@ -54,7 +63,8 @@ def link(frames: Sequence[FrameBoxes], linking: str, *, limit: int | None = None
     elif linking == "none":
         linked, scale = [frame.unlinked() for frame in frames], 1.0
     else:
-        linked, scale = (blr if linking == "blr" else tube)(frames), 0.5
+        choice = cast(Unlinked, accepted("unlinked", unlinked, get_args(Unlinked)))
+        linked, scale = (blr if linking == "blr" else tube)(frames, unlinked=choice), 0.5
     return [found.detections(frame, scale=scale, limit=limit) for found, frame in zip(linked, frames, strict=True)]
 
 
@@ -64,8 +74,11 @@ class LinkedStream:
     ``limit``: detections a frame. The work of ``close`` is the stage "linking" of ``clock``.
     """
 
-    def __init__(self, stream: BoxStream, linking: str, *, clock: Clock, limit: int | None = None) -> None:
-        self._stream, self._linking, self._clock, self._limit = stream, _known(linking), clock, limit
+    def __init__(
+        self, stream: BoxStream, linking: str, *, clock: Clock, limit: int | None = None, unlinked: str = "keep"
+    ) -> None:
+        self._stream, self._linking, self._clock = stream, _known(linking), clock
+        self._limit, self._unlinked = limit, unlinked
         self._frames: list[FrameBoxes] = []
 
     def push(self, image: Image) -> list[Detections]:
@@ -76,7 +89,25 @@ class LinkedStream:
     def close(self) -> list[Detections]:
         frames, self._frames = self._frames + self._stream.close(), []
         with self._clock.stage("linking"):
-            return link(frames, self._linking, limit=self._limit)
+            return link(frames, self._linking, limit=self._limit, unlinked=self._unlinked)
+
+
+class LinkedEncodedStream(LinkedStream):
+    """The same behind a stream that takes encoded frames, so that a sweep encodes each frame once."""
+
+    _stream: EncodedBoxStream
+
+    def push_encoded(self, encoded: Any) -> list[Detections]:
+        self._frames += self._stream.push_encoded(encoded)
+        return []
+
+
+def linked_stream(
+    stream: BoxStream, linking: str, *, clock: Clock, limit: int | None = None, unlinked: str = "keep"
+) -> LinkedStream:
+    """``stream`` with linking behind it; takes encoded frames where ``stream`` does."""
+    kind = LinkedEncodedStream if hasattr(stream, "push_encoded") else LinkedStream
+    return kind(stream, linking, clock=clock, limit=limit, unlinked=unlinked)
 
 
 def _known(linking: str) -> str:

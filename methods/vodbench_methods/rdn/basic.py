@@ -19,12 +19,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vodbench.knobs import MethodConfig
-from vodbench.spec import Clock, Detections, Image, Stream
+from vodbench.spec import Clock, Detections, Image
 from vodbench_methods.detection.box_head import fully_connected
 from vodbench_methods.detection.clip_training import ClipTrainedDetector, lent_frames
 from vodbench_methods.detection.clock import NullClock
 from vodbench_methods.detection.records import Batch, FrameFeatures, Proposals, RoiSamples
-from vodbench_methods.detection.streaming import inference_config
+from vodbench_methods.detection.streaming import Answer, AnswerStream, Found
 from vodbench_methods.rdn.config import RDNBasicConfig
 from vodbench_methods.rdn.memory import Memory, PlainMemory
 from vodbench_methods.rdn.records import Pool, Support, spread
@@ -102,7 +102,11 @@ class RDNBasic(ClipTrainedDetector):
         """
         if not self.config.N_b:
             return F.relu(features)
-        geometry = SharedGeometry(self.unrefined_readers[: self.config.N_b], pool.kvs[0].boxes)
+        return self._basic(features, boxes, pool, self.config.N_b)
+
+    def _basic(self, features: Tensor, boxes: Tensor, pool: Pool, modules: int) -> Tensor:
+        """(Q, D) features after so many basic modules, one at least."""
+        geometry = SharedGeometry(self.unrefined_readers[:modules], pool.kvs[0].boxes)
         size = geometry.rows_per_chunk
         parts = zip(torch.split(features, size), torch.split(boxes, size), strict=True)
         return torch.cat([self._relate_rows(rows, geometry(places), pool) for rows, places in parts])
@@ -114,16 +118,25 @@ class RDNBasic(ClipTrainedDetector):
             features = self._added(features, module.attend_weighted(features, weights, pool.kvs[index], pool.copies))
         return features
 
-    def detections(self, frame: FrameFeatures, features: Tensor, config: RDNBasicConfig) -> Detections:
-        """Detections in original pixels from the related features of ``frame``'s proposals."""
-        return self.to_original(self.select(features, frame.boxes, frame.size, config), frame.resized)
+    def relation_to(self, frame: FrameFeatures, pool: Pool, keys: slice) -> Tensor:
+        """(Q, k) attention of a frame's Q proposals on these keys of its pool: last basic module, mean over heads.
+
+        Each row is a part of a softmax over the whole pool. Box linking with relations takes it (Eq. 8).
+        """
+        before = self.config.N_b - 1
+        module, kv = self.unrefined_readers[before], pool.kvs[before]
+        features = frame.features
+        if before:
+            features = self._basic(features, frame.boxes, pool, before)
+            features = self._activated(self.fcs[before](features))
+        return module.weights(features, frame.boxes, kv, pool.copies)[..., keys].mean(dim=0)
 
     def memory(self, config: RDNBasicConfig) -> Memory:
         """A fresh sliding buffer for a stream."""
         return PlainMemory(lambda supports, copies: self.gather(supports, copies, config))
 
-    def stream(self, config: MethodConfig | None = None, clock: Clock | None = None) -> Stream:
-        return RDNStream(self, inference_config(self.config, config), clock or NullClock())
+    def answer_stream(self, config: RDNBasicConfig, clock: Clock, answer: Answer[Found]) -> AnswerStream[Found]:
+        return RDNStream(self, config, clock, answer)
 
     def detect_in_video(self, images: Sequence[Image], reference: int, config: RDNBasicConfig) -> Detections:
         """Clip-wise inference: detections of one frame of a whole video, from scratch. A stream must agree."""

@@ -22,10 +22,10 @@ from vodbench.timing.clock import NullClock, StageClock, torch_threads
 from vodbench_methods.detection.config import DetectorConfig
 from vodbench_methods.detection.faster_rcnn import FasterRCNN
 from vodbench_methods.detection.records import FrameFeatures
+from vodbench_methods.detection.warm_start import narrowed
 from vodbench_methods.rdn.config import RDNConfig
 from vodbench_methods.rdn.full import RDN
 from vodbench_methods.rdn.growth import Growth, draw_growth, measure_growth
-from vodbench_methods.rdn.specs import narrowed
 from vodbench_methods.rdn.stream import RDNStream, detect_window
 
 EPILOG = shared.example(
@@ -115,7 +115,7 @@ def _compare(single: FasterRCNN, method: RDN, count: int, device: torch.device) 
     images = list(sample.images(sample.snippets[0]))
     clocks = StageClock(device), StageClock(device)
     alone = single.stream(None, clocks[0])
-    stream = cast(RDNStream, method.stream(None, clocks[1]))
+    stream = cast(RDNStream[Detections], method.stream(None, clocks[1]))
     window = _fill(method, stream, images, config)
     alone.push(images[0])  # first calls are slow
     for clock in clocks:
@@ -146,7 +146,9 @@ def _compare(single: FasterRCNN, method: RDN, count: int, device: torch.device) 
     }
 
 
-def _fill(method: RDN, stream: RDNStream, images: Sequence[Image], config: RDNConfig) -> list[FrameFeatures]:
+def _fill(
+    method: RDN, stream: RDNStream[Detections], images: Sequence[Image], config: RDNConfig
+) -> list[FrameFeatures]:
     """Give the stream 2T + 1 frames, so that it is in its steady state; returns them, oldest first."""
     encoded = [method.encode(image, config, NullClock()) for image in images[:ENCODED_FRAMES]]
     window = [encoded[i % len(encoded)] for i in range(2 * config.T + 1)]

@@ -28,6 +28,14 @@ class RDNBasicConfig(WarmStartConfig):
         choices=("truncate", "replicate"),
     )
 
+    linking: str = knob(
+        "none",
+        "rescoring along a snippet's boxes when it has ended: Seq-NMS (instead of NMS), Viterbi tubes, and tubes whose "
+        "edges are weighted by the last basic module's attention (BLR)",
+        kind="inference",
+        choices=("none", "seq-nms", "tube", "blr"),
+    )
+
     # ---- network
     N_b: int = knob(2, "relation modules in the basic stage", symbol="N_b", low=0)
     heads: int = knob(16, "attention heads of a relation module", low=1)
@@ -52,6 +60,8 @@ class RDNBasicConfig(WarmStartConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.linking == "blr" and not self.N_b:
+            raise UserError("linking = 'blr' takes relation weights, which N_b = 0 has not; use 'tube', or raise N_b")
         if self.fc_channels % self.heads:
             raise UserError(
                 f"heads = {self.heads} does not divide fc_channels = {self.fc_channels}; choose a divisor of it"
@@ -62,6 +72,10 @@ class RDNBasicConfig(WarmStartConfig):
                 "the reference; raise T_train or draw fewer"
             )
         self._check_drops("basic_drops")
+
+    @property
+    def lag(self) -> int | None:
+        return self.T
 
     @property
     def encoded_proposals(self) -> int:

@@ -22,6 +22,7 @@ import torch
 from matplotlib.figure import Figure
 
 from vodbench.device import synchronize
+from vodbench.spec import Detections
 from vodbench.transforms import Resized
 from vodbench_methods.detection.records import FrameFeatures
 from vodbench_methods.rdn.config import RDNConfig
@@ -98,7 +99,7 @@ def _relation_ms(config: RDNConfig, device: torch.device) -> float:
     # The backbone is never used here: a small one spares building a large one for every point.
     method = RDN(config.replace(backbone="tiny", weights=None), 1).eval().to(device)
     frame = _made_up(config, device)
-    stream = cast(RDNStream, method.stream())
+    stream = cast(RDNStream[Detections], method.stream())
     milliseconds = []
     for number in range(2 * config.T + 1 + REPEATS):
         synchronize(device)

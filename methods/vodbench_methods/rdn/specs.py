@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from vodbench.knobs import MethodConfig
 from vodbench.spec import MethodSpec, Stage
+from vodbench_methods.detection.faster_rcnn import latency
 from vodbench_methods.detection.warm_start import detector_stages, narrowed
 from vodbench_methods.rdn.basic import RDNBasic
 from vodbench_methods.rdn.config import BASIC_SMALL, BASIC_TINY, SMALL, TINY, RDNBasicConfig, RDNConfig
@@ -48,11 +49,6 @@ def _build(config: MethodConfig, num_classes: int) -> RDN:
     return RDN(config, num_classes)
 
 
-def _latency(config: MethodConfig) -> int:
-    assert isinstance(config, RDNBasicConfig)
-    return config.T
-
-
 BASIC = MethodSpec(
     name="rdn-basic",
     summary="RDN's basic stage: proposals attend to those of 2T neighbouring frames",
@@ -61,7 +57,7 @@ BASIC = MethodSpec(
     presets={"paper": {}, "small": BASIC_SMALL, "tiny": BASIC_TINY},
     build=_build_basic,
     stages=basic_stages,
-    latency_frames=_latency,
+    latency_frames=latency,
 )
 
 FULL = MethodSpec(
@@ -72,5 +68,5 @@ FULL = MethodSpec(
     presets={"paper": {}, "small": SMALL, "tiny": TINY},
     build=_build,
     stages=stages,
-    latency_frames=_latency,
+    latency_frames=latency,
 )

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from itertools import islice
+from typing import TYPE_CHECKING, Generic
 
 import torch
+from torch import Tensor
 
 from vodbench.spec import Clock, Detections, Image
 from vodbench_methods.detection.records import FrameFeatures
+from vodbench_methods.detection.streaming import Answer, Found
+from vodbench_methods.linking import wants_relations
 from vodbench_methods.rdn.config import RDNBasicConfig
+from vodbench_methods.rdn.records import Pool
 
 if TYPE_CHECKING:
     from vodbench_methods.rdn.basic import RDNBasic
@@ -30,42 +35,55 @@ def window(reference: int, num_frames: int, config: RDNBasicConfig) -> tuple[ran
     return range(start, stop), copies
 
 
-class RDNStream:
-    """Detections lag T frames behind: frame t is final when frame t + T was seen, or when the video ends."""
+class RDNStream(Generic[Found]):
+    """The answer to frame t lags T frames: it is final when frame t + T was seen, or when the video ends."""
 
-    def __init__(self, method: RDNBasic, config: RDNBasicConfig, clock: Clock) -> None:
-        self._method, self._config, self._clock = method, config, clock
+    def __init__(self, method: RDNBasic, config: RDNBasicConfig, clock: Clock, answer: Answer[Found]) -> None:
+        self._method, self._config, self._clock, self._answer = method, config, clock, answer
         self._memory = method.memory(config)
-        self._owed: deque[FrameFeatures] = deque()  # frames without detections so far, oldest first
+        self._lent: deque[int] = deque()  # proposals that each frame of the window lends, oldest first
+        self._owed: deque[FrameFeatures] = deque()  # frames without an answer so far, oldest first
         self._num_frames = 0
 
     @torch.inference_mode()
-    def push(self, image: Image) -> list[Detections]:
+    def push(self, image: Image) -> list[Found]:
         return self.push_encoded(self._method.encode(image, self._config, self._clock))
 
     @torch.inference_mode()
-    def push_encoded(self, encoded: FrameFeatures) -> list[Detections]:
+    def push_encoded(self, encoded: FrameFeatures) -> list[Found]:
         """As ``push`` for a frame that ``encode`` has seen already (possibly in an earlier stream)."""
         with self._clock.stage("relation"):
-            self._memory.push(self._method.support(encoded.top(self._config.K)))
+            support = self._method.support(encoded.top(self._config.K))
+            self._memory.push(support)
+            self._lent.append(len(support))
         self._owed.append(encoded.top(self._config.proposals))
         self._num_frames += 1
-        return [self._detect_oldest()] if len(self._owed) > self._config.T else []
+        return [self._answer_oldest()] if len(self._owed) > self._config.T else []
 
     @torch.inference_mode()
-    def close(self) -> list[Detections]:
-        return [self._detect_oldest() for _ in range(len(self._owed))]
+    def close(self) -> list[Found]:
+        return [self._answer_oldest() for _ in range(len(self._owed))]
 
-    def _detect_oldest(self) -> Detections:
+    def _answer_oldest(self) -> Found:
         reference = self._num_frames - len(self._owed)
         frames, copies = window(reference, self._num_frames, self._config)
         frame = self._owed.popleft()
         with self._clock.stage("relation"):
-            features = self._method.relate(frame.features, frame.boxes, self._memory.pool(copies))
+            pool = self._memory.pool(copies)
+            features = self._method.relate(frame.features, frame.boxes, pool)
+            relation = self._relation_to_next(frame, pool, reference - frames.start)
             if reference == frames.start + self._config.T:
                 self._memory.pop()
+                self._lent.popleft()
         with self._clock.stage("post"):
-            return self._method.detections(frame, features, self._config)
+            return self._answer(frame, features, relation)
+
+    def _relation_to_next(self, frame: FrameFeatures, pool: Pool, place: int) -> Tensor | None:
+        """Where box linking asks for it: attention on what the next frame lends; ``place`` is the frame's own."""
+        if not wants_relations(self._config.linking) or place + 1 >= len(self._lent):
+            return None
+        first = sum(islice(self._lent, place + 1))
+        return self._method.relation_to(frame, pool, slice(first, first + self._lent[place + 1]))
 
 
 def detect_window(

@@ -14,19 +14,20 @@ row of RDN's Table 3: relations without any other frame.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any, Generic, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vodbench.knobs import MethodConfig
-from vodbench.spec import Clock, Detections, Image, MethodSpec, Stage, Stream
+from vodbench.spec import Clock, Image, MethodSpec, Stage
 from vodbench_methods.detection.box_head import fully_connected
 from vodbench_methods.detection.clip_training import ClipTrainedDetector
 from vodbench_methods.detection.clock import NullClock
+from vodbench_methods.detection.faster_rcnn import latency
 from vodbench_methods.detection.records import Batch, FrameFeatures, Proposals, RoiSamples
-from vodbench_methods.detection.streaming import inference_config
+from vodbench_methods.detection.streaming import Answer, AnswerStream, Found
 from vodbench_methods.detection.warm_start import relation_stages
 from vodbench_methods.relation import Floor, ObjectRelation, SharedGeometry
 from vodbench_methods.relation_network.config import SMALL, TINY, RelationNetworkConfig
@@ -59,8 +60,8 @@ class RelationNetwork(ClipTrainedDetector):
         """(n, D) proposal features z_1 of (n, pooled_channels) RoIs."""
         return self._activated(self.fcs[0](pooled))
 
-    def stream(self, config: MethodConfig | None = None, clock: Clock | None = None) -> Stream:
-        return RelationNetworkStream(self, inference_config(self.config, config), clock or NullClock())
+    def answer_stream(self, config: RelationNetworkConfig, clock: Clock, answer: Answer[Found]) -> AnswerStream[Found]:
+        return RelationNetworkStream(self, config, clock, answer)
 
     # ---- relations, the same in training and at test
 
@@ -106,26 +107,27 @@ class RelationNetwork(ClipTrainedDetector):
         return torch.cat(related)
 
 
-class RelationNetworkStream:
-    """Detections of a frame are final at once."""
+class RelationNetworkStream(Generic[Found]):
+    """The answer to a frame is final at once."""
 
-    def __init__(self, method: RelationNetwork, config: RelationNetworkConfig, clock: Clock) -> None:
-        self._method, self._config, self._clock = method, config, clock
+    def __init__(
+        self, method: RelationNetwork, config: RelationNetworkConfig, clock: Clock, answer: Answer[Found]
+    ) -> None:
+        self._method, self._config, self._clock, self._answer = method, config, clock, answer
 
     @torch.inference_mode()
-    def push(self, image: Image) -> list[Detections]:
+    def push(self, image: Image) -> list[Found]:
         return self.push_encoded(self._method.encode(image, self._config, self._clock))
 
     @torch.inference_mode()
-    def push_encoded(self, encoded: FrameFeatures) -> list[Detections]:
+    def push_encoded(self, encoded: FrameFeatures) -> list[Found]:
         """As ``push`` for a frame that ``encode`` has seen already (possibly for another stream)."""
         with self._clock.stage("relation"):
             features = self._method.relate(encoded.features, encoded.boxes)
         with self._clock.stage("post"):
-            selected = self._method.select(features, encoded.boxes, encoded.size, self._config)
-            return [self._method.to_original(selected, encoded.resized)]
+            return [self._answer(encoded, features)]
 
-    def close(self) -> list[Detections]:
+    def close(self) -> list[Found]:
         return []
 
 
@@ -147,5 +149,5 @@ SPEC = MethodSpec(
     presets={"paper": {}, "small": SMALL, "tiny": TINY},
     build=_build,
     stages=_stages,
-    latency_frames=lambda config: 0,
+    latency_frames=latency,
 )

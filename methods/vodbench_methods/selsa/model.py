@@ -21,12 +21,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vodbench.knobs import MethodConfig
-from vodbench.spec import Clock, Detections, Image, MethodSpec, Stage, Stream
+from vodbench.spec import Clock, Detections, Image, MethodSpec, Stage
 from vodbench_methods.detection.box_head import fully_connected
 from vodbench_methods.detection.clip_training import ClipTrainedDetector, lent_frames
 from vodbench_methods.detection.clock import NullClock
+from vodbench_methods.detection.faster_rcnn import latency
 from vodbench_methods.detection.records import Batch, FrameFeatures, Proposals, RoiSamples
-from vodbench_methods.detection.streaming import inference_config
+from vodbench_methods.detection.streaming import Answer, AnswerStream, Found
 from vodbench_methods.detection.warm_start import relation_stages
 from vodbench_methods.selsa.aggregation import Lent, SemanticAggregation
 from vodbench_methods.selsa.config import SMALL, TINY, SELSAConfig
@@ -92,12 +93,8 @@ class SELSA(ClipTrainedDetector):
             features = F.relu(features + module.attend(features, pool.keys[index], pool.values[index]))
         return features
 
-    def detections(self, frame: FrameFeatures, features: Tensor, config: SELSAConfig) -> Detections:
-        """Detections in original pixels from the aggregated features of ``frame``'s proposals."""
-        return self.to_original(self.select(features, frame.boxes, frame.size, config), frame.resized)
-
-    def stream(self, config: MethodConfig | None = None, clock: Clock | None = None) -> Stream:
-        return sequence_stream(self, inference_config(self.config, config), clock or NullClock())
+    def answer_stream(self, config: SELSAConfig, clock: Clock, answer: Answer[Found]) -> AnswerStream[Found]:
+        return sequence_stream(self, config, clock, answer)
 
     @torch.inference_mode()
     def detect_in_video(self, images: Sequence[Image], reference: int, config: SELSAConfig) -> Detections:
@@ -135,11 +132,6 @@ def _stages(config: MethodConfig) -> tuple[Stage, ...]:
     return relation_stages(config, SPEC.name, config.clips())
 
 
-def _latency(config: MethodConfig) -> int | None:
-    assert isinstance(config, SELSAConfig)
-    return config.latency
-
-
 SPEC = MethodSpec(
     name="selsa",
     summary="SELSA: proposals aggregate those of frames from the whole video",
@@ -148,5 +140,5 @@ SPEC = MethodSpec(
     presets={"paper": {}, "small": SMALL, "tiny": TINY},
     build=_build,
     stages=_stages,
-    latency_frames=_latency,
+    latency_frames=latency,
 )

@@ -28,6 +28,5 @@ class SequenceConfig(DetectorConfig):
         return max(self.proposals, self.K)
 
     @property
-    def latency(self) -> int | None:
-        """Frames that detections lag behind; None: until the video ends."""
+    def lag(self) -> int | None:
         return None if self.test_supports == "video" else reach(self.test_frames)[1]

@@ -15,8 +15,9 @@ from typing import Any, Generic, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from vodbench.spec import Clock, Detections, EncodedStream, Image
+from vodbench.spec import Clock, Detections, Image
 from vodbench_methods.detection.records import FrameFeatures
+from vodbench_methods.detection.streaming import Answer, AnswerStream, Found
 from vodbench_methods.sequence.choice import around, reach, spread_over
 from vodbench_methods.sequence.config import SequenceConfig
 
@@ -48,11 +49,13 @@ class SequenceMethod(Protocol[Lent, Pool]):
         ...
 
 
-def sequence_stream(method: SequenceMethod[Lent, Pool], config: SequenceConfig, clock: Clock) -> EncodedStream:
+def sequence_stream(
+    method: SequenceMethod[Lent, Pool], config: SequenceConfig, clock: Clock, answer: Answer[Found]
+) -> AnswerStream[Found]:
     """The stream that ``config.test_supports`` asks for."""
     if config.test_supports == "window":
-        return WindowStream(method, config, clock)
-    return WholeVideoStream(method, config, clock)
+        return WindowStream(method, config, clock, answer)
+    return WholeVideoStream(method, config, clock, answer)
 
 
 def detect_from_scratch(
@@ -68,26 +71,28 @@ def detect_from_scratch(
     return method.detections(frame, method.relate(frame, pool, config), config)
 
 
-class _SequenceStream(Generic[Lent, Pool]):
+class _SequenceStream(Generic[Lent, Pool, Found]):
     """What both streams share: a frame is encoded once, and answered with the pool of its supports."""
 
-    def __init__(self, method: SequenceMethod[Lent, Pool], config: SequenceConfig, clock: Clock) -> None:
-        self._method, self._config, self._clock = method, config, clock
+    def __init__(
+        self, method: SequenceMethod[Lent, Pool], config: SequenceConfig, clock: Clock, answer: Answer[Found]
+    ) -> None:
+        self._method, self._config, self._clock, self._to_answer = method, config, clock, answer
         self._owed: deque[FrameFeatures] = deque()  # frames without detections so far, oldest first
 
     @torch.inference_mode()
-    def push(self, image: Image) -> list[Detections]:
+    def push(self, image: Image) -> list[Found]:
         return self.push_encoded(self._method.encode(image, self._config, self._clock))
 
-    def push_encoded(self, encoded: FrameFeatures) -> list[Detections]:
+    def push_encoded(self, encoded: FrameFeatures) -> list[Found]:
         raise NotImplementedError
 
-    def _answer(self, frame: FrameFeatures, pool: Pool) -> Detections:
+    def _answer(self, frame: FrameFeatures, pool: Pool) -> Found:
         frame = frame.top(self._config.proposals)
         with self._clock.stage("relation"):
             features = self._method.relate(frame, pool, self._config)
         with self._clock.stage("post"):
-            return self._method.detections(frame, features, self._config)
+            return self._to_answer(frame, features)
 
     def _gathered(self, supports: Sequence[Lent]) -> Pool:
         with self._clock.stage("relation"):
@@ -98,17 +103,17 @@ class _SequenceStream(Generic[Lent, Pool]):
             return self._method.support(frame.top(self._config.K))
 
 
-class WholeVideoStream(_SequenceStream[Lent, Pool]):
+class WholeVideoStream(_SequenceStream[Lent, Pool, Found]):
     """Support frames evenly spread over the video: nothing is final before it ends."""
 
     @torch.inference_mode()
-    def push_encoded(self, encoded: FrameFeatures) -> list[Detections]:
+    def push_encoded(self, encoded: FrameFeatures) -> list[Found]:
         """As ``push`` for a frame that ``encode`` has seen already (possibly in an earlier stream)."""
         self._owed.append(encoded)
         return []
 
     @torch.inference_mode()
-    def close(self) -> list[Detections]:
+    def close(self) -> list[Found]:
         if not self._owed:
             return []
         chosen = spread_over(len(self._owed), self._config.test_frames)
@@ -116,17 +121,19 @@ class WholeVideoStream(_SequenceStream[Lent, Pool]):
         return [self._answer(self._owed.popleft(), pool) for _ in range(len(self._owed))]
 
 
-class WindowStream(_SequenceStream[Lent, Pool]):
+class WindowStream(_SequenceStream[Lent, Pool, Found]):
     """Support frames next to the reference frame: detections lag as many frames as lie after it."""
 
-    def __init__(self, method: SequenceMethod[Lent, Pool], config: SequenceConfig, clock: Clock) -> None:
-        super().__init__(method, config, clock)
+    def __init__(
+        self, method: SequenceMethod[Lent, Pool], config: SequenceConfig, clock: Clock, answer: Answer[Found]
+    ) -> None:
+        super().__init__(method, config, clock, answer)
         self._before, self._after = reach(config.test_frames)
         self._lent: deque[tuple[int, Lent]] = deque()  # frame and what it lends, of the current window
         self._num_frames = 0
 
     @torch.inference_mode()
-    def push_encoded(self, encoded: FrameFeatures) -> list[Detections]:
+    def push_encoded(self, encoded: FrameFeatures) -> list[Found]:
         """As ``push`` for a frame that ``encode`` has seen already (possibly in an earlier stream)."""
         self._lent.append((self._num_frames, self._support(encoded)))
         self._owed.append(encoded)
@@ -134,10 +141,10 @@ class WindowStream(_SequenceStream[Lent, Pool]):
         return [self._answer_oldest()] if len(self._owed) > self._after else []
 
     @torch.inference_mode()
-    def close(self) -> list[Detections]:
+    def close(self) -> list[Found]:
         return [self._answer_oldest() for _ in range(len(self._owed))]
 
-    def _answer_oldest(self) -> Detections:
+    def _answer_oldest(self) -> Found:
         reference = self._num_frames - len(self._owed)
         while self._lent[0][0] < reference - self._before:
             self._lent.popleft()
