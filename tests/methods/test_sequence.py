@@ -19,6 +19,7 @@ from vodbench.spec import Clock, Detections, Image
 from vodbench.transforms import Resized
 from vodbench_methods.detection.clock import NullClock
 from vodbench_methods.detection.records import FrameFeatures
+from vodbench_methods.detection.streaming import AnswerStream
 from vodbench_methods.sequence import SequenceConfig, around, detect_from_scratch, sequence_stream, spread_over
 
 
@@ -84,9 +85,16 @@ class Numbers:
         return Detections(np.zeros((count, 4), np.float32), features[:, 0].numpy(), np.ones(count, np.int64))
 
 
+def stream_of(method: Numbers, config: SequenceConfig) -> AnswerStream[Detections]:
+    def answer(frame: FrameFeatures, features: Tensor, relation: Tensor | None = None) -> Detections:
+        return method.detections(frame, features, config)
+
+    return sequence_stream(method, config, NullClock(), answer)
+
+
 def run(method: Numbers, num_frames: int, config: SequenceConfig) -> tuple[list[int], list[list[float]]]:
     """How many detections each push returned, and the scores of all of them."""
-    stream = sequence_stream(method, config, NullClock())
+    stream = stream_of(method, config)
     pushed = [stream.push(np.full((1, 1, 3), t, np.uint8)) for t in range(num_frames)]
     found = [d for given in pushed for d in given] + stream.close()
     return [len(given) for given in pushed], [d.scores.tolist() for d in found]
@@ -125,7 +133,7 @@ def test_streams_equal_detection_from_scratch(supports: str) -> None:
 
 def test_a_window_lets_frames_go() -> None:
     method, config = Numbers(), SequenceConfig(test_frames=2, proposals=1, K=1, test_supports="window")
-    stream = sequence_stream(method, config, NullClock())
+    stream = stream_of(method, config)
     for t in range(20):
         stream.push(np.full((1, 1, 3), t, np.uint8))
     gc.collect()

@@ -14,9 +14,9 @@ from rich.table import Table
 from vodbench.bench.evaluate import timed
 from vodbench.cli import shared
 from vodbench.errors import UserError
+from vodbench_methods.linking.chains import seq_nms
 from vodbench_methods.linking.records import FrameBoxes, Linked
 from vodbench_methods.linking.reference import plain_blr, plain_seq_nms, plain_tube
-from vodbench_methods.linking.seq_nms import seq_nms
 from vodbench_methods.linking.synthetic import synthetic_snippet
 from vodbench_methods.linking.tubes import blr, tube
 

@@ -68,6 +68,7 @@ def overlapping(snippet: Snippet, lag: int, threshold: float, extent: float) -> 
     found = [pair for table in tables for pair in _overlapping(boxes, table, lag, threshold, extent)]
     first = np.concatenate([pair[0] for pair in found] or [np.zeros(0, np.int64)])
     second = np.concatenate([pair[1] for pair in found] or [np.zeros(0, np.int64)])
+    del found  # pairs are many where candidates are dense
     order = np.argsort(first, kind="stable")  # a merge of one ascending run a class
     return first[order], second[order]
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any, Protocol, cast, get_args
 
 from vodbench.spec import Clock, Detections, Image
+from vodbench_methods.linking.chains import seq_nms
 from vodbench_methods.linking.records import FrameBoxes, accepted
-from vodbench_methods.linking.seq_nms import seq_nms
 from vodbench_methods.linking.tubes import Unlinked, blr, tube
 
 LINKINGS = ("none", "seq-nms", "tube", "blr")

@@ -70,7 +70,7 @@ def take_paths(lattice: Lattice, take: Callable[[Ints, Ints, Ints], bool]) -> No
         joined = filled[:-1] & filled[1:]
         if not joined.any():
             return
-        if 2 * counts.max() <= lattice.rows.shape[2]:
+        if 4 * counts.max() <= 3 * lattice.rows.shape[2]:
             lattice = lattice.narrowed()
         t, b, i, run = _best_paths(lattice, joined)
         if not take(lattice.rows[t, b, i], b, run):

@@ -71,19 +71,23 @@ class RDNStream(Generic[Found]):
         with self._clock.stage("relation"):
             pool = self._memory.pool(copies)
             features = self._method.relate(frame.features, frame.boxes, pool)
-            relation = self._relation_to_next(frame, pool, reference - frames.start)
+            relation = self._relation_to_next(frame, pool, reference - frames.start, copies)
             if reference == frames.start + self._config.T:
                 self._memory.pop()
                 self._lent.popleft()
         with self._clock.stage("post"):
             return self._answer(frame, features, relation)
 
-    def _relation_to_next(self, frame: FrameFeatures, pool: Pool, place: int) -> Tensor | None:
+    def _relation_to_next(
+        self, frame: FrameFeatures, pool: Pool, place: int, copies: Sequence[int]
+    ) -> Tensor | None:
         """Where box linking asks for it: attention on what the next frame lends; ``place`` is the frame's own."""
         if not wants_relations(self._config.linking) or place + 1 >= len(self._lent):
             return None
         first = sum(islice(self._lent, place + 1))
-        return self._method.relation_to(frame, pool, slice(first, first + self._lent[place + 1]))
+        # A frame that stands in for those beyond the video's end has their shares too: one of them counts.
+        keys = slice(first, first + self._lent[place + 1])
+        return self._method.relation_to(frame, pool, keys) / copies[place + 1]
 
 
 def detect_window(

@@ -10,7 +10,8 @@ How it is fast and exact
 chain away only ever lowers values, and only of boxes whose own best chain ran through what is gone: those reached by
 following ``back`` in reverse. They alone are made anew, frame by frame, as the same sum of the same numbers; all others
 are what a recomputation would find. The best end of a chain comes from a heap whose outdated entries are skipped.
-Overlaps are made in bulk. The work after that is proportional to what is removed, not to paths x snippet.
+Overlaps are made in bulk. The work after that is proportional to what is removed, not to paths x snippet. Memory is
+some 50 bytes for every overlapping pair while they are made: give it scored candidates, not all proposals x classes.
 """
 
 from __future__ import annotations
@@ -18,14 +19,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
+from itertools import pairwise
 from typing import Literal, get_args
 
 import numpy as np
 
 from vodbench.errors import UserError
 from vodbench.spec import Ints
-from vodbench_methods.linking.overlap import overlapping
-from vodbench_methods.linking.records import FrameBoxes, Linked, Snippet, accepted
+from vodbench_methods.linking.link_graph import LinkGraph, Neighbours
+from vodbench_methods.linking.records import Doubles, FrameBoxes, Linked, Snippet, accepted
 
 Rescore = Literal["mean", "max"]
 Leftovers = Literal["keep", "suppress"]
@@ -64,9 +66,9 @@ def seq_nms(
     accepted("rescore", rescore, get_args(Rescore))
     accepted("leftovers", leftovers, get_args(Leftovers))
     snippet = Snippet.of(frames)
-    graph = _Graph.of(snippet, link_iou, suppress_iou, extent)
+    graph = LinkGraph.of(snippet, link_iou, suppress_iou, extent)
     floor = min_sum if leftovers == "keep" else -np.inf
-    taken = _take_paths(graph, floor)
+    taken = _take_paths(snippet, graph, floor)
     if leftovers == "keep":
         taken.forget_after(_last_rounds(snippet, graph, taken.round))
     members, path, length = taken.members()
@@ -82,40 +84,6 @@ def seq_nms(
     number = np.full(len(scores), -1, np.int64)
     number[members] = np.where(length[path] > 1, path, -1)
     return snippet.linked(kept, scores, number)
-
-
-@dataclass(slots=True, eq=False)
-class _Graph:
-    """Links between frames in both directions and neighbours to suppress, row by row; rows ascend with their frame."""
-
-    scores: list[float]
-    frame: list[int]
-    after: list[list[int]]  # of each row, the linked rows of the next frame
-    before: list[list[int]]  # ... of the frame before
-    beside: list[list[int]]  # ... the overlapping rows of its own frame
-    links: tuple[Ints, Ints]
-
-    @staticmethod
-    def of(snippet: Snippet, link_iou: float, suppress_iou: float, extent: float) -> _Graph:
-        first, second = overlapping(snippet, 1, link_iou, extent)
-        count = len(snippet.scores)
-        reverse = np.argsort(second, kind="stable")
-        return _Graph(
-            scores=snippet.scores.tolist(),
-            frame=snippet.frame.tolist(),
-            after=_grouped(first, second, count),
-            before=_grouped(second[reverse], first[reverse], count),
-            beside=_grouped(*overlapping(snippet, 0, suppress_iou, extent), count),
-            links=(first, second),
-        )
-
-
-def _grouped(key: Ints, value: Ints, count: int) -> list[list[int]]:
-    """``value`` of each key 0..count - 1; ``key`` ascends."""
-    stops = np.cumsum(np.bincount(key, minlength=count)).tolist()
-    values = value.tolist()
-    none: list[int] = []  # shared: most boxes meet nothing, and a list for each costs more than all else here
-    return [values[start:stop] if stop > start else none for start, stop in zip([0, *stops], stops, strict=False)]
 
 
 @dataclass(slots=True, eq=False)
@@ -139,7 +107,7 @@ class _Taken:
         self.paths, self.sums = [self.paths[n] for n in kept], [self.sums[n] for n in kept]
 
 
-def _last_rounds(snippet: Snippet, graph: _Graph, rounds: Ints) -> Ints:
+def _last_rounds(snippet: Snippet, graph: LinkGraph, rounds: Ints) -> Ints:
     """(N,) the last round that began while the row's class had a link; -1: none did.
 
     A link is there until one of its ends goes, and a round happens when one is there before it. All chains later than
@@ -154,12 +122,23 @@ def _last_rounds(snippet: Snippet, graph: _Graph, rounds: Ints) -> Ints:
     return last
 
 
-def _best_chains(graph: _Graph) -> tuple[list[float], list[int]]:
-    """(value, back) of every row before anything is taken; back is -1 where a chain begins."""
-    value, back = graph.scores.copy(), [-1] * len(graph.scores)
-    for row, linked in enumerate(graph.before):
-        if linked:
-            value[row], back[row] = _best_way(row, linked, graph.scores, value)
+def _best_chains(snippet: Snippet, before: Neighbours) -> tuple[Doubles, Ints]:
+    """(value, back) of every row before anything is taken; back is -1 where a chain begins. As ``_best_way``."""
+    value, back = snippet.scores.copy(), np.full(len(snippet.scores), -1, np.int64)
+    for first, stop in pairwise(snippet.offsets.tolist()):
+        stops = before.stops[first : stop + 1]
+        linked = np.flatnonzero(np.diff(stops))  # of the frame's rows, those with a way in
+        if not len(linked):
+            continue
+        starts, counts = stops[linked] - stops[0], np.diff(stops)[linked]
+        others = before.others[stops[0] : stops[-1]]
+        rows = first + linked
+        totals = value[others] + np.repeat(value[rows], counts)
+        best = np.maximum.reduceat(totals, starts)
+        hits = np.flatnonzero(totals == np.repeat(best, counts))
+        longer = best > value[rows]
+        back[rows[longer]] = others[hits[np.searchsorted(hits, starts[longer])]]
+        value[rows[longer]] = best[longer]
     return value, back
 
 
@@ -174,13 +153,15 @@ def _best_way(row: int, linked: list[int], scores: list[float], value: list[floa
     return best, back
 
 
-def _take_paths(graph: _Graph, floor: float) -> _Taken:
+def _take_paths(snippet: Snippet, graph: LinkGraph, floor: float) -> _Taken:
     """All chains whose sum reaches ``floor``, best first."""
-    after, before, beside = graph.after, graph.before, graph.beside
-    value, back = _best_chains(graph)
+    after, beside = graph.after, graph.beside
+    values, ways = _best_chains(snippet, graph.before)
     # A box that meets no other is a chain that changes nothing.
-    heap = [(-total, row) for row, total in enumerate(value) if after[row] or before[row] or beside[row]]
+    meets = np.flatnonzero(sum(np.diff(n.stops) for n in (after, graph.before, beside)))
+    heap = list(zip((-values[meets]).tolist(), meets.tolist(), strict=True))
     heapify(heap)
+    value, back = values.tolist(), ways.tolist()
     rounds = [_NEVER] * len(value)
     paths: list[list[int]] = []
     sums: list[float] = []
@@ -209,7 +190,7 @@ def _chain(end: int, back: list[int]) -> list[int]:
     return path
 
 
-def _suppress(path: list[int], number: int, beside: list[list[int]], rounds: list[int]) -> list[int]:
+def _suppress(path: list[int], number: int, beside: Neighbours, rounds: list[int]) -> list[int]:
     """Mark the rows of a chain and those that they suppress as gone in round ``number``; return them all."""
     gone = path.copy()
     for row in path:
@@ -222,7 +203,7 @@ def _suppress(path: list[int], number: int, beside: list[list[int]], rounds: lis
 
 
 def _repair(
-    graph: _Graph,
+    graph: LinkGraph,
     gone: list[int],
     rounds: list[int],
     value: list[float],
