@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,11 +14,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vodbench.checkpoints import checkpoint_url, load_checkpoint
+from vodbench.cluster import start_ray, stop_ray
+from vodbench.data_source import DataSource
 from vodbench.errors import UserError
 from vodbench.registry import method_spec
 from vodbench.spec import Clip, ClipFrame, Detections, Image, Truth
-from vodbench.training import plan_stages
+from vodbench.training import plan_stages, train
 from vodbench.transforms import Resized
+from vodbench_datasets.generated import GeneratorConfig, generate
+from vodbench_datasets.shards import write_shards
 from vodbench_methods.detection.faster_rcnn import FasterRCNN
 from vodbench_methods.detection.records import FrameFeatures, Proposals
 from vodbench_methods.detection.warm_start import narrowed
@@ -522,6 +529,23 @@ def test_a_frozen_detector_does_not_move() -> None:
     assert moved == {"fcs", "intra", "inter_fcs", "inter", "predictor"}
 
 
+@pytest.mark.parametrize("freeze_conv4", [True, False])
+def test_conv5_learns_on_a_frozen_conv4(freeze_conv4: bool) -> None:
+    method = HVRNet(config_of(freeze_detector=False, freeze_conv4=freeze_conv4), 3)
+    method.begin_stage(SPEC.stages(method.config)[-1])
+    method.train()
+    before = {n: t.clone() for n, t in method.state_dict().items()}
+    optimizer = torch.optim.SGD([p for p in method.parameters() if p.requires_grad], lr=0.1)
+    losses = method.losses(group_of())
+    torch.stack(list(losses.values())).sum().backward()
+    optimizer.step()
+    moved = {".".join(n.split(".")[:2]) for n, t in method.state_dict().items() if not torch.equal(t, before[n])}
+    early = {"backbone.conv1", "backbone.conv2", "backbone.conv3", "backbone.conv4", "rpn.conv"}
+    assert moved >= {"backbone.conv5", "fcs.0"}
+    assert moved & early == (set() if freeze_conv4 else early)
+    assert ("rpn_box" in losses) == (not freeze_conv4)
+
+
 def test_warm_start_begins_at_the_detectors_answers() -> None:
     """With modules that add nothing, HVR-Net from a detector *is* the detector: further layers are identities."""
     config = config_of()
@@ -569,6 +593,7 @@ def test_the_detector_is_that_of_the_other_methods() -> None:
         ({"videos": 1}, r"categories = 3 and videos = 1 make no triplets"),
         ({"videos": 0}, r"videos = 0 .*\[1, inf\)"),
         ({"relation_loss": "cosine"}, r"relation_loss = 'cosine' .*distance, literal, off"),
+        ({"warm_start": "none"}, r"freeze_conv4 = True with warm_start = 'none'"),
         ({"margin": -1.0}, r"margin = -1.0 .*\[0, inf\)"),
         ({"gama": 1.0}, r"unknown knob 'gama': did you mean 'gamma'"),
     ],
@@ -585,3 +610,32 @@ def test_one_category_trains_without_inter_modules() -> None:
     assert stage.stage.clips.group_size == 1
     losses = perturbed(config).losses([clip_of(images(3), category=1)])
     assert all(loss.isfinite() for loss in losses.values())
+
+
+# ---- the whole way ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def no_ray_left() -> Iterator[None]:
+    yield
+    stop_ray()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("no_ray_left")
+def test_two_workers_train_on_groups_from_shards(tmp_path: Path) -> None:
+    """Three groups a step for two workers: one has two of them, and the other the next time. Through Ray Data."""
+    generate(str(tmp_path / "tree"), GeneratorConfig(snippets=10, val_snippets=1, frames=4, size=64), workers=1)
+    write_shards(DataSource(root=str(tmp_path / "tree")).open(), str(tmp_path / "shards"))  # type: ignore[arg-type]
+    source = DataSource(root=str(tmp_path / "shards"))
+    config = config_of(short_side=64, iterations=3, batch_size=2, relation_iterations=4, groups=3)
+    start_ray(num_cpus=2)
+    url = checkpoint_url(str(tmp_path), train("hvrnet", config, source, store=str(tmp_path), workers=2))
+    history = json.loads((tmp_path / "checkpoints" / Path(url).parent.name / "training.json").read_text())["history"]
+    assert [point["iteration"] for point in history] == [1, 2, 3, 4]
+    assert all(math.isfinite(point["relation"]) for point in history)
+    assert sum(point["relation"] for point in history) > 0, "no triplet was ever found"
+    method: Any = load_checkpoint(url, "hvrnet").build()
+    stream = method.stream()
+    found = [d for image in images(3) for d in stream.push(image)] + stream.close()
+    assert len(found) == 3
