@@ -179,6 +179,7 @@ def test_file_without_weights_is_refused(tmp_path: Path, content: bytes | str | 
         ({"anchor_sizes": ()}, "at least one positive"),
         ({"drops": (0.9, 0.5)}, "rising shares"),
         ({"rpn_background_iou": 0.8}, "rpn_background_iou"),
+        ({"anchor_origin": "corner", "rounded_anchors": True}, "anchor_origin"),
         ({"short_side": 600, "max_side": 500}, "max_side"),
         ({"backbone": "resnet34"}, "resnet50"),
         ({"proposals": 0}, "proposals"),

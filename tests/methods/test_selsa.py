@@ -220,13 +220,20 @@ def test_the_detector_stage_is_that_of_faster_rcnn() -> None:
     assert [stage.name for stage in SPEC.stages(SELSAConfig())] == ["relation"]
 
 
+def test_support_frames_of_training_come_from_the_snippet_or_a_window() -> None:
+    video = config_of(num_supports=9).clips()
+    assert (video.num_supports, video.whole_snippet) == (9, True)
+    window = config_of(train_supports="window").clips()
+    assert (window.num_supports, window.whole_snippet, window.offset_low, window.offset_high) == (2, False, -3, 3)
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
         ({"test_frames": 0}, r"test_frames = 0 .*\[1, inf\)"),
         ({"test_supports": "all"}, r"test_supports = 'all' .*video, window"),
         ({"heads": 7}, r"heads = 7 does not divide fc_channels = 1024"),
-        ({"num_supports": 5, "frame_range": 2}, r"num_supports = 5 .*frame_range = 4"),
+        ({"num_supports": 5, "frame_range": 2, "train_supports": "window"}, r"num_supports = 5 .*frame_range = 4"),
         ({"modules": 0}, r"modules = 0 .*\[1, inf\)"),
         ({"freeze_detector": True}, r"freeze_detector = True with warm_start = 'none'"),
         ({"relation_drops": [1.5]}, r"relation_drops = \[1.5\]"),

@@ -183,6 +183,7 @@ def test_an_output_folder_of_another_study(run: Run, tree: Path, tmp_path: Path)
      (("train", "rdm", "--data", "x", "--out", "y"), "did you mean 'rdn'"),
      (("evaluate", "--coco-gt", "nowhere.json", "--coco-dt", "nowhere.json"), "nowhere.json"),
      (("import", "mega", "nowhere.pth", "--out", "y"), "nowhere.pth"),
+     (("import", "mmtracking", "nowhere.pth", "--out", "y"), "nowhere.pth"),
      (("predict", "nowhere.mp4", "--run", "nowhere", "--out", "z.mp4"), "nowhere")],
 )  # fmt: skip
 def test_names_that_are_not_there(

@@ -11,10 +11,13 @@ from torch import Tensor
 from vodbench.spec import Floats
 
 
-def cell_anchors(sizes: Sequence[float], ratios: Sequence[float], stride: int, *, rounded: bool) -> Floats:
+def cell_anchors(
+    sizes: Sequence[float], ratios: Sequence[float], stride: int, *, rounded: bool, at_corner: bool = False
+) -> Floats:
     """(A, 4) anchors of the cell at the origin, ratio-major; size is sqrt(area), ratio is height / width, in pixels.
 
-    Plain anchors are centred on the cell and exact in area and ratio. ``rounded`` is the formula of Caffe's Faster
+    Plain anchors are exact in area and ratio and centred on the cell, or on its
+    first pixel (``at_corner``: x = y = 0, as in mmdetection). ``rounded`` is the formula of Caffe's Faster
     R-CNN and mega.pytorch: a base box of one stride is brought to each ratio in whole pixels and then scaled, corners
     inclusive. ``ValueError`` when a ratio rounds to an empty base box.
     """
@@ -29,7 +32,7 @@ def cell_anchors(sizes: Sequence[float], ratios: Sequence[float], stride: int, *
         centre = (stride - 1) / 2
     else:
         half_width, half_height = size / np.sqrt(ratio) / 2, size * np.sqrt(ratio) / 2
-        centre = stride / 2 - 0.5
+        centre = 0.0 if at_corner else stride / 2 - 0.5
     corners = (centre - half_width, centre - half_height, centre + half_width, centre + half_height)
     return np.stack(corners, axis=1).astype(np.float32)
 

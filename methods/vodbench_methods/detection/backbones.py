@@ -55,7 +55,9 @@ class Backbone(nn.Module):
 class ResNetBackbone(Backbone):
     """A torchvision ResNet or ResNeXt without its classifier; parameter names are torchvision's."""
 
-    def __init__(self, name: str, *, frozen_norm: bool, eps: float, stride_in_1x1: bool) -> None:
+    def __init__(
+        self, name: str, *, frozen_norm: bool, eps: float, stride_in_1x1: bool, dilate_first_block: bool
+    ) -> None:
         super().__init__()
         norm = partial(FrozenBatchNorm2d if frozen_norm else nn.BatchNorm2d, eps=eps)
         net = _torchvision_resnet(name, norm)
@@ -64,7 +66,7 @@ class ResNetBackbone(Backbone):
         if stride_in_1x1:
             for layer in (self.layer2, self.layer3, self.layer4):
                 _stride_in_1x1(layer[0])
-        _dilate(self.layer4, whole=stride_in_1x1)
+        _dilate(self.layer4, whole=stride_in_1x1 or dilate_first_block)
         self.c4_channels, self.c5_channels = net.inplanes // 2, net.inplanes
 
     def stages(self) -> list[list[nn.Module]]:
@@ -114,7 +116,13 @@ def build_backbone(config: DetectorConfig) -> Backbone:
     if config.backbone == "tiny":
         backbone = TinyBackbone(width=config.tiny_width, stride=config.tiny_stride, frozen_norm=frozen_norm, eps=eps)
     else:
-        backbone = ResNetBackbone(config.backbone, frozen_norm=frozen_norm, eps=eps, stride_in_1x1=config.stride_in_1x1)
+        backbone = ResNetBackbone(
+            config.backbone,
+            frozen_norm=frozen_norm,
+            eps=eps,
+            stride_in_1x1=config.stride_in_1x1,
+            dilate_first_block=config.dilate_first_block,
+        )
     backbone.freeze(config.frozen_stages)
     return backbone
 
@@ -172,7 +180,7 @@ def _dilate(layer: nn.Sequential, *, whole: bool) -> None:
     """Take the stride out of conv5 and let it see what it saw before, by dilation 2.
 
     The 3x3 that strided (first block) read its input undilated and stays so; all 3x3 after it are dilated. With the
-    stride in the 1x1, even the first 3x3 comes after it (``whole``).
+    stride in the 1x1, even the first 3x3 comes after it (``whole``); mmdetection dilates it wherever the stride was.
     """
     for index, block in enumerate(layer):
         assert isinstance(block, (BasicBlock, Bottleneck))

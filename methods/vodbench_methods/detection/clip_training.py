@@ -38,27 +38,27 @@ class ClipTrainedDetector(TwoStageDetector):
 
     def __init__(self, config: DetectorConfig, num_classes: int) -> None:
         super().__init__(config, num_classes)
-        self._frozen = False
+        self._frozen: list[nn.Module] = []
 
     def begin_stage(self, stage: Stage) -> None:
-        """Freeze backbone and RPN where the configuration says so; everything else is trained."""
+        """Freeze the parts that the configuration says; everything else is trained."""
         self.load_backbone()
-        self._frozen = self.config.freeze_detector
-        if self._frozen:
-            for part in self._detector_parts():
-                part.requires_grad_(False)
+        self._frozen = self.frozen_parts()
+        for part in self._frozen:
+            part.requires_grad_(False)
         self.train()
 
-    def train(self, mode: bool = True) -> Self:
-        """A frozen detector stays in inference mode: its batch norm must not move either."""
-        super().train(mode)
-        if self._frozen:
-            for part in self._detector_parts():
-                part.eval()
-        return self
+    def frozen_parts(self) -> list[nn.Module]:
+        """What stays as the detector's stage left it: backbone and RPN, or nothing."""
+        parts = (self.backbone, self.reduction, self.rpn) if self.config.freeze_detector else ()
+        return [part for part in parts if part is not None]
 
-    def _detector_parts(self) -> list[nn.Module]:
-        return [part for part in (self.backbone, self.reduction, self.rpn) if part is not None]
+    def train(self, mode: bool = True) -> Self:
+        """What is frozen stays in inference mode: its batch norm must not move either."""
+        super().train(mode)
+        for part in self._frozen:
+            part.eval()
+        return self
 
     def losses(self, clips: Sequence[Clip]) -> dict[str, Tensor]:
         """RPN losses (unless frozen) and head losses of the reference frames, each related to its clip."""
@@ -72,7 +72,7 @@ class ClipTrainedDetector(TwoStageDetector):
         owner = [*range(len(clips)), *(i for i, clip in enumerate(clips) for _ in clip.supports)]
         batch = self.preprocess([f.image for f in frames], [clips[i].flip for i in owner])
         targets = self.targets(frames, batch)[: len(clips)]
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self._frozen):
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.backbone not in self._frozen):
             c4, c5 = self.features(batch)
             output = self.rpn(c4)
         proposals = self.propose_for_training(output, batch.sizes)
@@ -82,7 +82,7 @@ class ClipTrainedDetector(TwoStageDetector):
     def losses_of(self, seen: Seen, features: Tensor) -> dict[str, Tensor]:
         """The detector's losses, given the (sum n, D) related features of the sampled RoIs."""
         losses = self.head_losses(features, seen.samples)
-        if not self._frozen:
+        if self.rpn not in self._frozen:
             count, output = len(seen.samples), seen.output
             of_references = RpnOutput(output.logits[:count], output.deltas[:count], output.anchors, output.shape)
             losses |= self.rpn.losses(of_references, seen.batch.sizes[:count], seen.targets)

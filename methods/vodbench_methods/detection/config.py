@@ -31,7 +31,9 @@ class DetectorConfig(MethodConfig):
     frozen_batch_norm: bool = knob(True, "batch norm is a fixed affine map, folded into convolutions at inference")
     batch_norm_eps: float = knob(1e-5, "added to the variance (0 in mega.pytorch's frozen batch norm)", low=0)
     stride_in_1x1: bool = knob(False, "a bottleneck strides in its first 1x1 (Caffe, mega.pytorch), not in its 3x3")
-    conv5_reduction: int | None = knob(None, "1x1 convolution + ReLU of conv5 to so many channels", low=1)
+    dilate_first_block: bool = knob(False, "conv5's first 3x3 is dilated too (mmdetection; implied by stride_in_1x1)")
+    conv5_reduction: int | None = knob(None, "convolution + ReLU of conv5 to so many channels", low=1)
+    conv5_reduction_kernel: int = knob(1, "size of that convolution (3: mmtracking)", choices=(1, 3))
     tiny_width: int = knob(12, "channels after the first convolution of the tiny backbone", low=1)
     tiny_stride: int = knob(4, "stride of the tiny backbone", choices=(4, 8, 16))
 
@@ -42,6 +44,12 @@ class DetectorConfig(MethodConfig):
     anchor_sizes: tuple[float, ...] = knob((64.0, 128.0, 256.0, 512.0), "square root of an anchor's area, px")
     anchor_ratios: tuple[float, ...] = knob((0.5, 1.0, 2.0), "height / width of an anchor")
     rounded_anchors: bool = knob(False, "whole-pixel base anchors scaled up (Caffe, mega.pytorch)")
+    anchor_origin: str = knob(
+        "centre", "where in its cell an anchor is centred (corner: mmdetection)", choices=("centre", "corner")
+    )
+    rpn_input: str = knob(
+        "conv4", "what proposals are made of (conv5, reduced: mmtracking)", choices=("conv4", "conv5")
+    )
     rpn_channels: int = knob(1024, "channels of the RPN's 3x3 convolution", low=1)
     rpn_foreground_iou: float = knob(0.7, "an anchor is an object from this IoU on", low=0, high=1)
     rpn_background_iou: float = knob(0.3, "an anchor is background below this IoU", low=0, high=1)
@@ -105,6 +113,8 @@ class DetectorConfig(MethodConfig):
                 raise UserError(f"{name} = {list(values)} is not accepted: give at least one positive number")
         if any(not 0 < share < 1 for share in self.drops) or list(self.drops) != sorted(set(self.drops)):
             raise UserError(f"drops = {list(self.drops)} is not accepted: give rising shares in (0, 1), such as [0.7]")
+        if self.rounded_anchors and self.anchor_origin == "corner":
+            raise UserError("anchor_origin = 'corner' with rounded_anchors is no one's convention; give one of them")
         if self.rpn_background_iou > self.rpn_foreground_iou:
             raise UserError(
                 f"rpn_background_iou = {self.rpn_background_iou} is above rpn_foreground_iou = "

@@ -37,8 +37,8 @@ class FasterRCNN(TwoStageDetector):
         frames = [clip.reference for clip in clips]
         batch = self.preprocess([frame.image for frame in frames], [clip.flip for clip in clips])
         targets = self.targets(frames, batch)
-        c4, c5 = self.features(batch)
-        output = self.rpn(c4)
+        rpn_map, c5 = self.features(batch)
+        output = self.rpn(rpn_map)
         samples = self.sample_rois(self.propose_for_training(output, batch.sizes), targets)
         features = self.head(self.pool(c5, [s.boxes for s in samples]))
         return {**self.rpn.losses(output, batch.sizes, targets), **self.head_losses(features, samples)}

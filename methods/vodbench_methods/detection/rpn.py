@@ -40,7 +40,11 @@ class RegionProposalNetwork(nn.Module):
         self.config = config
         self.extent = 1.0 if config.inclusive_boxes else 0.0
         cells = cell_anchors(
-            config.anchor_sizes, config.anchor_ratios, config.feature_stride, rounded=config.rounded_anchors
+            config.anchor_sizes,
+            config.anchor_ratios,
+            config.feature_stride,
+            rounded=config.rounded_anchors,
+            at_corner=config.anchor_origin == "corner",
         )
         self.register_buffer("cells", torch.from_numpy(cells), persistent=False)
         self.conv = nn.Conv2d(channels, config.rpn_channels, 3, padding=1)

@@ -57,12 +57,13 @@ class TwoStageDetector(nn.Module):
         channels = self.backbone.c5_channels
         self.reduction: nn.Conv2d | None = None
         if config.conv5_reduction is not None:
-            self.reduction = nn.Conv2d(channels, config.conv5_reduction, 1)
+            kernel = config.conv5_reduction_kernel
+            self.reduction = nn.Conv2d(channels, config.conv5_reduction, kernel, padding=kernel // 2)
             nn.init.kaiming_uniform_(self.reduction.weight, a=1)
             nn.init.zeros_(self.reduction.bias)  # type: ignore[arg-type]
             channels = config.conv5_reduction
         self.pooled_channels = channels * config.roi_size**2
-        self.rpn = RegionProposalNetwork(config, self.backbone.c4_channels)
+        self.rpn = RegionProposalNetwork(config, self.backbone.c4_channels if config.rpn_input == "conv4" else channels)
         self.predictor = BoxPredictor(config.fc_channels, num_classes)
         self.register_buffer("pixel_mean", torch.tensor(config.pixel_mean).view(3, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(config.pixel_std).view(3, 1, 1), persistent=False)
@@ -109,11 +110,16 @@ class TwoStageDetector(nn.Module):
         return Target(scaled, torch.from_numpy(frame.truth.labels.astype(np.int64)).to(self.device))
 
     def features(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """conv4 for the RPN and conv5 (reduced where configured) for the RoIs. Batch norm is folded at inference."""
+        """The maps of the RPN (``rpn_input``) and of the RoIs: conv5, reduced where configured.
+
+        Batch norm is folded at inference.
+        """
         folding = not self.training and not torch.is_grad_enabled()
         backbone = self._folded.of(self.backbone) if folding else self.backbone
         c4, c5 = backbone(batch.tensor)
-        return c4, c5 if self.reduction is None else F.relu(self.reduction(c5))
+        if self.reduction is not None:
+            c5 = F.relu(self.reduction(c5))
+        return c4 if self.config.rpn_input == "conv4" else c5, c5
 
     # ---- features to proposals and pooled RoIs
 
@@ -148,9 +154,9 @@ class TwoStageDetector(nn.Module):
         with clock.stage("preprocess"):
             batch = self.preprocess([image])
         with clock.stage("backbone"):
-            c4, c5 = self.features(batch)
+            rpn_map, c5 = self.features(batch)
         with clock.stage("proposals"):
-            (proposals,) = self.rpn.propose(self.rpn(c4), batch.sizes, candidates=candidates, limit=limit)
+            (proposals,) = self.rpn.propose(self.rpn(rpn_map), batch.sizes, candidates=candidates, limit=limit)
         with clock.stage("roi"):
             pooled = self.pool(c5, [proposals.boxes])
         with clock.stage("head"):

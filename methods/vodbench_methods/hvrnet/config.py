@@ -46,6 +46,9 @@ class HVRConfig(SequenceConfig, RelationStageConfig):
         "detector: start from a trained Faster R-CNN; none: from the backbone's weights",
         choices=("none", "detector"),
     )
+    freeze_conv4: bool = knob(
+        True, "conv1 to conv4 and the RPN stay as the detector stage left them (published code); conv5 is trained"
+    )
     categories: int = knob(3, "categories of a group of videos", low=1)
     videos: int = knob(3, "videos of each category of a group", low=1)
     groups: int = knob(1, "groups a step over all workers (batch_size is the detector stage's)", low=1)
@@ -71,6 +74,11 @@ class HVRConfig(SequenceConfig, RelationStageConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.freeze_conv4 and self.warm_start == "none":
+            raise UserError(
+                "freeze_conv4 = True with warm_start = 'none' would keep an untrained detector; set warm_start to "
+                "'detector' or freeze_conv4 to false"
+            )
         if self.inter_modules and min(self.categories, self.videos) < 2:
             raise UserError(
                 f"categories = {self.categories} and videos = {self.videos} make no triplets, which inter_modules = "

@@ -171,6 +171,11 @@ class HVRNet(ClipTrainedDetector):
 
     # ---- training
 
+    def frozen_parts(self) -> list[nn.Module]:
+        if self.config.freeze_detector or not self.config.freeze_conv4:
+            return super().frozen_parts()
+        return [*(module for stage in self.backbone.stages()[:4] for module in stage), self.rpn]
+
     def losses(self, clips: Sequence[Clip]) -> dict[str, Tensor]:
         """RPN losses (unless frozen) and head losses of the reference frames, and the relation loss.
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -18,10 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from vodbench.errors import UserError
-from vodbench.knobs import MethodConfig
 from vodbench.registry import method_spec
 from vodbench_methods.detection.anchors import cell_anchors
 from vodbench_methods.detection.config import DetectorConfig
+from vodbench_methods.importers.published import Imported, Source, count, needed, read_file, state_dict, translated
 
 CONVENTIONS: Mapping[str, Any] = MappingProxyType(
     {
@@ -41,6 +40,7 @@ RELATION_CONVENTIONS: Mapping[str, Any] = MappingProxyType(
     {"relation_order": "pre", "relation_floor": "add", "video_ends": "replicate"}
 )
 
+_PROJECT = "mega.pytorch"
 _EXTRACTOR = "roi_heads.box.feature_extractor."
 _PREDICTOR = "roi_heads.box.predictor."
 _ANCHORS = "rpn.anchor_generator.cell_anchors.0"
@@ -60,16 +60,6 @@ _PREFIXES = (  # ours -> published; the first that fits counts
 
 
 @dataclass(frozen=True, slots=True)
-class Imported:
-    """Published weights under our names, with the method and configuration they belong to."""
-
-    method: str  # name in the METHODS table
-    config: MethodConfig
-    num_classes: int
-    weights: dict[str, Tensor]
-
-
-@dataclass(frozen=True, slots=True)
 class _Layout:
     """What the keys of a file say about the network."""
 
@@ -85,46 +75,23 @@ def import_mega(path: str, settings: Mapping[str, Any] | None = None) -> Importe
     Raises ``UserError`` when ``path`` is no such file, holds a network that no method here is, or when its keys or
     shapes are not those of the layout: all missing and unexpected ones are listed.
     """
-    published = _read(path)
+    published = state_dict(read_file(path, _PROJECT), "model", path, _PROJECT)
     layout = _layout(published, path)
-    num_classes = len(_needed(published, f"{_PREDICTOR}cls_score.weight", path)) - 1
+    num_classes = len(needed(published, f"{_PREDICTOR}cls_score.weight", path, _PROJECT)) - 1
     spec = method_spec(layout.method)
     config = spec.config.from_mapping({**CONVENTIONS, **layout.settings, **(settings or {})})
     with torch.device("meta"):  # only names and shapes are needed
         module = spec.build(config, num_classes)
     assert isinstance(module, nn.Module)
-    weights = _translated(published, module.state_dict(), layout, path)
+    sources = {
+        name: Source(_published_name(name, layout.num_basic), tuple(value.shape))
+        for name, value in module.state_dict().items()
+    }
+    expected = f"{_PROJECT}'s layout '{layout.name}'"
+    weights = translated(published, sources, expected, path, ignored={_ANCHORS})
     assert isinstance(config, DetectorConfig)
     _check_anchors(published, config, path)
     return Imported(layout.method, config, num_classes, weights)
-
-
-def _read(path: str) -> dict[str, Tensor]:
-    """The state dict of a file, without ``module.`` and without counters that nothing uses."""
-    if not Path(path).is_file():
-        raise UserError(f"checkpoint '{path}' is not a file; give one that mega.pytorch wrote (.pth)")
-    try:
-        values = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise UserError(
-            f"checkpoint '{path}' cannot be read as plain tensors ({type(error).__name__}); mega.pytorch's own files "
-            "can: is it damaged, or not a checkpoint?"
-        ) from error
-    state = values.get("model", values) if isinstance(values, dict) else None
-    if not isinstance(state, dict) or not state or not all(isinstance(v, Tensor) for v in state.values()):
-        raise UserError(
-            f"checkpoint '{path}' is not of mega.pytorch's layout: expected {{model: state dict, optimizer, ...}}"
-        )
-    stripped = {name.removeprefix("module."): value for name, value in state.items()}
-    return {name: value for name, value in stripped.items() if not name.endswith("num_batches_tracked")}
-
-
-def _needed(published: Mapping[str, Tensor], name: str, path: str) -> Tensor:
-    if name not in published:
-        raise UserError(
-            f"checkpoint '{path}' is not of mega.pytorch's layout: it lacks '{name}' and has {_some(sorted(published))}"
-        )
-    return published[name]
 
 
 def _layout(published: Mapping[str, Tensor], path: str) -> _Layout:
@@ -135,15 +102,15 @@ def _layout(published: Mapping[str, Tensor], path: str) -> _Layout:
     if f"{_EXTRACTOR}fc6.weight" in published:
         settings["fc_channels"] = len(published[f"{_EXTRACTOR}fc6.weight"])
         return _Layout("base (fc6, fc7)", "faster-rcnn", settings)
-    num_layers, num_modules = (_count(published, f"{_EXTRACTOR}{part}.") for part in ("fcs", "Wgs"))
+    num_layers, num_modules = (count(published, f"{_EXTRACTOR}{part}.") for part in ("fcs", "Wgs"))
     if num_modules == 0 or num_modules - num_layers not in (0, 1):
         raise UserError(
             f"checkpoint '{path}' holds {num_layers} fcs and {num_modules} relation modules (Wgs), which is neither "
             "mega.pytorch's base (fc6, fc7) nor its RDN (as many, or one module more); those two can be imported"
         )
     settings |= RELATION_CONVENTIONS
-    settings["fc_channels"] = len(_needed(published, f"{_EXTRACTOR}fcs.0.weight", path))
-    settings["heads"] = len(_needed(published, f"{_EXTRACTOR}Wgs.0.weight", path))
+    settings["fc_channels"] = len(needed(published, f"{_EXTRACTOR}fcs.0.weight", path, _PROJECT))
+    settings["heads"] = len(needed(published, f"{_EXTRACTOR}Wgs.0.weight", path, _PROJECT))
     num_basic = num_modules if num_modules == num_layers else num_modules - 2
     settings["N_b"] = num_basic
     if num_modules == num_layers:
@@ -152,47 +119,14 @@ def _layout(published: Mapping[str, Tensor], path: str) -> _Layout:
 
 
 def _backbone(published: Mapping[str, Tensor], path: str) -> str:
-    blocks = _count(published, "backbone.body.layer3.")
-    width = _needed(published, "backbone.body.layer1.0.conv2.weight", path).shape
+    blocks = count(published, "backbone.body.layer3.")
+    width = needed(published, "backbone.body.layer1.0.conv2.weight", path, _PROJECT).shape
     if blocks not in _BACKBONES or width[:2] != (64, 64):
         raise UserError(
             f"checkpoint '{path}' has {blocks} blocks in layer3 and a first 3x3 convolution of {list(width[:2])} "
             "channels; ResNet-50 (6 blocks) and ResNet-101 (23 blocks) of [64, 64] can be imported"
         )
     return _BACKBONES[blocks]
-
-
-def _count(published: Mapping[str, Tensor], prefix: str) -> int:
-    """How many numbered entries follow a prefix."""
-    return len({name[len(prefix) :].split(".")[0] for name in published if name.startswith(prefix)})
-
-
-def _translated(
-    published: Mapping[str, Tensor], own: Mapping[str, Tensor], layout: _Layout, path: str
-) -> dict[str, Tensor]:
-    """Every own weight from its published counterpart; the two must cover each other."""
-    names = {name: _published_name(name, layout.num_basic) for name in own}
-    missing = sorted(set(names.values()) - published.keys())
-    unexpected = sorted(published.keys() - set(names.values()) - {_ANCHORS})
-    # 1x1 convolutions over single proposals are linear layers here; the numbers are laid out alike.
-    wrong = [
-        f"{names[name]} {list(published[names[name]].shape)} instead of {list(value.shape)}"
-        for name, value in own.items()
-        if names[name] in published and _trimmed(published[names[name]], value).shape != value.shape
-    ]
-    if missing or unexpected or wrong:
-        raise UserError(
-            f"checkpoint '{path}' does not fit mega.pytorch's layout '{layout.name}': missing {_some(missing)}; "
-            f"unexpected {_some(unexpected)}; of another shape {_some(wrong)}"
-        )
-    return {name: _trimmed(published[names[name]], value).float() for name, value in own.items()}
-
-
-def _trimmed(value: Tensor, like: Tensor) -> Tensor:
-    """A 1x1 convolution's weight as the linear layer's it is used as."""
-    if value.dim() == 4 and like.dim() == 2 and value.shape[2:] == (1, 1):
-        return value.flatten(1)
-    return value
 
 
 def _published_name(name: str, num_basic: int) -> str:
@@ -219,8 +153,3 @@ def _check_anchors(published: Mapping[str, Tensor], config: DetectorConfig, path
             f"checkpoint '{path}' was trained with other anchors, starting {theirs[:2].round(1).tolist()}; give them "
             "with --set anchor_sizes=[...] and --set anchor_ratios=[...]"
         )
-
-
-def _some(names: list[str], limit: int = 12) -> str:
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return (", ".join(names[:limit]) or "none") + more

@@ -17,7 +17,15 @@ some kilobytes of boxes a frame, and 4 P K bytes of relation weights for ``blr``
 
 from vodbench_methods.linking.chains import seq_nms
 from vodbench_methods.linking.records import FrameBoxes, Linked
-from vodbench_methods.linking.stream import LINKINGS, BoxStream, LinkedStream, link, linked_stream, wants_candidates, wants_relations
+from vodbench_methods.linking.stream import (
+    LINKINGS,
+    BoxStream,
+    LinkedStream,
+    link,
+    linked_stream,
+    wants_candidates,
+    wants_relations,
+)
 from vodbench_methods.linking.tubes import blr, tube
 
 __all__ = [

@@ -78,9 +78,7 @@ class RDNStream(Generic[Found]):
         with self._clock.stage("post"):
             return self._answer(frame, features, relation)
 
-    def _relation_to_next(
-        self, frame: FrameFeatures, pool: Pool, place: int, copies: Sequence[int]
-    ) -> Tensor | None:
+    def _relation_to_next(self, frame: FrameFeatures, pool: Pool, place: int, copies: Sequence[int]) -> Tensor | None:
         """Where box linking asks for it: attention on what the next frame lends; ``place`` is the frame's own."""
         if not wants_relations(self._config.linking) or place + 1 >= len(self._lent):
             return None

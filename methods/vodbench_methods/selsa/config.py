@@ -32,9 +32,12 @@ class SELSAConfig(SequenceConfig, RelationStageConfig):
 
     # ---- training
     num_supports: int = knob(2, "support frames of a training clip", low=1)
-    frame_range: int = knob(
-        9, "they are drawn within so many frames of the reference, ends of the snippet clamped (9: mmtracking)", low=1
+    train_supports: str = knob(
+        "video",
+        "where they are drawn from: the whole snippet (paper), or frame_range around the reference (mmtracking)",
+        choices=("video", "window"),
     )
+    frame_range: int = knob(9, "frames on each side of the reference that a window has in training", low=1)
     K_train: int = knob(300, "supportive proposals a frame in training", symbol="K", low=1)
 
     def __post_init__(self) -> None:
@@ -43,7 +46,7 @@ class SELSAConfig(SequenceConfig, RelationStageConfig):
             raise UserError(
                 f"heads = {self.heads} does not divide fc_channels = {self.fc_channels}; choose a divisor of it"
             )
-        if self.num_supports > 2 * self.frame_range:
+        if self.train_supports == "window" and self.num_supports > 2 * self.frame_range:
             raise UserError(
                 f"num_supports = {self.num_supports} is more than the 2 x frame_range = {2 * self.frame_range} frames "
                 "around the reference; raise frame_range or draw fewer"
@@ -56,6 +59,7 @@ class SELSAConfig(SequenceConfig, RelationStageConfig):
             offset_low=-self.frame_range,
             offset_high=self.frame_range,
             flip_probability=self.flip_probability,
+            whole_snippet=self.train_supports == "video",
         )
 
 

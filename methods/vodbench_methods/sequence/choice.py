@@ -7,7 +7,8 @@ def spread_over(num_frames: int, count: int) -> list[int]:
     """``count`` frames evenly spread over a video of ``num_frames``, from the first to the last, in order.
 
     Frame i is i (num_frames - 1) / (count - 1), rounded half up; a single one is the middle frame (the earlier of two).
-    These are the frames that mmtracking calls "adaptive stride". A video of ``count`` frames or fewer gives each once.
+    A video of ``count`` frames or fewer gives each once. (mmtracking's "adaptive stride" is the same but for exact
+    halves, which it rounds to even, and for such short videos, whose frames it repeats.)
     """
     assert num_frames >= 0, num_frames
     assert count >= 1, count
