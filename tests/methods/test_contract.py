@@ -67,7 +67,7 @@ CHANGED: dict[str, Any] = {
     "test_frames": 2,
     "test_supports": "window",
     "own_frame": False,
-    "test_inter": "off",
+    "test_inter": "dense",
 }
 
 # Knobs that do something only where another one has this value.

@@ -586,7 +586,7 @@ def test_the_detector_is_that_of_the_other_methods() -> None:
     ("values", "message"),
     [
         ({"test_frames": 0}, r"test_frames = 0 .*\[1, inf\)"),
-        ({"test_inter": "on"}, r"test_inter = 'on' .*dense, nearest, off"),
+        ({"test_inter": "on"}, r"test_inter = 'on' .*off, nearest, dense"),
         ({"intra_modules": -1}, r"intra_modules = -1 .*\[0, inf\)"),
         ({"skip": "none"}, r"skip = 'none' .*both, transformed, initial"),
         ({"categories": 1}, r"categories = 1 and videos = 3 make no triplets.*inter_modules to 0"),

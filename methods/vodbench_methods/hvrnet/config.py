@@ -24,11 +24,11 @@ class HVRConfig(SequenceConfig, RelationStageConfig):
         31, "frames of the video that support a reference frame at test time", kind="inference", low=1
     )
     test_inter: str = knob(
-        "dense",
-        "the inter-video module at test, where other videos are not at hand: over all proposals of the video's frames "
-        "(published code), over each proposal's two most similar, or left out",
+        "off",
+        "the inter-video module at test, where other videos are not at hand: left out (the deployable form), over each "
+        "proposal's two most similar ones of its video's frames, or over all of them (published code)",
         kind="inference",
-        choices=("dense", "nearest", "off"),
+        choices=("off", "nearest", "dense"),
     )
 
     # ---- network
