@@ -147,7 +147,7 @@ def trial_table(records: list[TrialRecord], front: list[bool], published: list[P
         if published:
             beside = next((p for p in published if p.matches(record)), None)
             cells += [
-                f"{beside.map:.3f}" if beside else "",
+                f"{beside.map:.3f}" if beside and beside.map is not None else "",
                 f"{beside.runtime_ms:.1f}" if beside and beside.runtime_ms else "",
             ]
         table.add_row(*cells, style=None if on_front or record.status == "failed" else "dim")

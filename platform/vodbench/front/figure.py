@@ -28,7 +28,7 @@ def front_figure(points: Sequence[Point], published: Sequence[PublishedPoint] = 
     Published points stand beside, on axes of their own: their hardware and data are the paper's, so only the shape of
     the two curves can be compared. Those without a runtime are left to the table.
     """
-    timed = [p for p in published if p.runtime_ms is not None]
+    timed = [p for p in published if p.runtime_ms is not None and p.map is not None]
     colours = method_colours([p.record.method for p in points] + [p.method for p in timed])
     figure = _panels(bool(timed))
     xs, ys = staircase(points)

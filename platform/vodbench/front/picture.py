@@ -38,7 +38,7 @@ _PLACES = (
 
 def front_png(points: Sequence[Point], published: Sequence[PublishedPoint] = (), title: str = "") -> bytes:
     """The same content as ``front_figure``, as PNG bytes."""
-    timed = [p for p in published if p.runtime_ms is not None]
+    timed = [p for p in published if p.runtime_ms is not None and p.map is not None]
     colours = method_colours([p.record.method for p in points] + [p.method for p in timed])
     figure = Figure(figsize=(11, 5.6) if timed else (8, 5.6), dpi=130, layout="constrained")
     widths = {"width_ratios": [1.7, 1]} if timed else None

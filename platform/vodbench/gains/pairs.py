@@ -181,8 +181,8 @@ class _Judge:
 
 def _published_difference(a: TrialRecord, b: TrialRecord, published: Sequence[PublishedPoint]) -> float | None:
     for point in published:
-        if point.matches(a):
+        if point.matches(a) and point.map is not None:
             for other in published:
-                if other.matches(b) and other.source == point.source:
+                if other.matches(b) and other.source == point.source and other.map is not None:
                     return point.map - other.map
     return None

@@ -134,12 +134,13 @@ class PublishedTable(_Strict):
     """Published figures that are shown beside the measured ones, e.g. ``{table: rdn.table4_T, method: rdn}``.
 
     ``where`` picks rows by their columns; ``method`` says which method of the study the rows belong to (a row's own
-    ``method`` column otherwise).
+    ``method`` column otherwise), ``knobs`` which of our settings they stand for (their own columns otherwise).
     """
 
     table: str
     method: str | None = None
     where: dict[str, Any] = {}
+    knobs: dict[str, Any] | None = None
 
 
 class Selector(_Strict):

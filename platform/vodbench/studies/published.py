@@ -17,6 +17,7 @@ from vodbench.studies.model import PublishedTable, Study
 # Columns that are results or remarks; every other column is a setting of the row.
 _FIGURES = ("map50", "runtime_ms", "fps", "fps_titan_x", "fps_k40", "fast", "medium", "slow", "note")
 # Columns that say what a method is built on; they are no setting of ours.
+_MOTION = ("slow", "medium", "fast")
 _DESCRIPTIONS = ("detector",)
 
 
@@ -27,7 +28,7 @@ class PublishedPoint:
     label: str
     method: str
     settings: Mapping[str, Any]
-    map: float
+    map: float | None  # None: the table splits it by motion only
     runtime_ms: float | None
     source: str
     hardware: str = ""
@@ -66,12 +67,16 @@ def _points(reference: PublishedTable) -> Iterator[PublishedPoint]:
         for column in reference.where:
             if column not in row:
                 raise unknown(f"column of {reference.table}", column, row)
-        if all(row[column] == value for column, value in reference.where.items()) and row.get("map50") is not None:
+        if all(row[column] == value for column, value in reference.where.items()) and _has_accuracy(row):
             yield _point(reference, row, paper)
 
 
 def _is_table(value: Any) -> bool:
     return isinstance(value, list) or (isinstance(value, dict) and "map50" in value)
+
+
+def _has_accuracy(row: Mapping[str, Any]) -> bool:
+    return any(row.get(name) is not None for name in ("map50", *_MOTION))
 
 
 def _rows(table: Any) -> list[dict[str, Any]]:
@@ -88,6 +93,8 @@ def _point(reference: PublishedTable, row: dict[str, Any], paper: Mapping[str, A
     if method is None:
         raise UserError(f"published table {reference.table} does not name its method; add 'method: ...' beside 'table'")
     settings = {name: value for name, value in row.items() if name not in _FIGURES and name != "method"}
+    if reference.knobs is not None:
+        settings = dict(reference.knobs)
     if "backbone" in settings:  # the papers' spelling: resnext101-64x4d
         settings["backbone"] = settings["backbone"].replace("-", "_")
     written = " ".join(f"{name}={value}" for name, value in settings.items())
@@ -98,10 +105,14 @@ def _point(reference: PublishedTable, row: dict[str, Any], paper: Mapping[str, A
         label=f"{row.get('method', method)} {written}".strip(),
         method=method,
         settings=settings,
-        map=round(row["map50"] / 100.0, 6),
+        map=_share(row.get("map50")),
         runtime_ms=runtime,
         source=f"{paper['source']}, {reference.table.partition('.')[2]}",
         hardware=str(paper.get("hardware", "")),
         note=str(row.get("note", "")),
-        motion={name: round(row[name] / 100.0, 6) for name in ("slow", "medium", "fast") if name in row},
+        motion={name: round(row[name] / 100.0, 6) for name in _MOTION if name in row},
     )
+
+
+def _share(percent: float | None) -> float | None:
+    return None if percent is None else round(percent / 100.0, 6)
