@@ -7,4 +7,6 @@ METHODS: dict[str, str] = {
 }
 
 # Benchmarks of what the methods are made of: name under `vodbench bench` -> module with `command` and its `EPILOG`.
-BENCHES: dict[str, str] = {}
+BENCHES: dict[str, str] = {
+    "relation": "vodbench_methods.relation.bench",
+}

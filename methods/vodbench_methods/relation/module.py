@@ -85,14 +85,16 @@ class ObjectRelation(nn.Module):
         """``attend`` with the geometric weights (H, Q, K) at hand (see ``SharedGeometry``)."""
         if len(kv) == 0 or len(features) == 0:
             return features * 0.0  # attention over nothing adds nothing, and keeps the graph
-        shares = self._logits(features, kv).softmax(dim=-1) * _weighed(geometry, copies)
+        shares = _times(self._logits(features, kv).softmax(dim=-1, dtype=torch.float32), _weighed(geometry, copies))
         total = shares.sum(dim=-1, keepdim=True)
-        return _join(torch.bmm(shares.to(kv.values.dtype), kv.values) / total)
+        if kv.values.dtype != shares.dtype:  # float16 would lose shares of small geometric weights: normalise first
+            return _join(torch.bmm((shares / total).to(kv.values.dtype), kv.values)).to(features.dtype)
+        return _join(torch.bmm(shares, kv.values) / total).to(features.dtype)
 
     def weights(self, features: Tensor, boxes: Tensor, kv: KeyValues, copies: Tensor | None = None) -> Tensor:
         """(H, Q, K): the attention itself; each row sums to one."""
         (geometry,) = SharedGeometry([self], kv.boxes)(boxes)
-        shares = self._logits(features, kv).softmax(dim=-1) * _weighed(geometry, copies)
+        shares = _times(self._logits(features, kv).softmax(dim=-1, dtype=torch.float32), _weighed(geometry, copies))
         return shares / shares.sum(dim=-1, keepdim=True)
 
     def partial_sums(
@@ -151,6 +153,11 @@ class SharedGeometry:
 
 def _weighed(geometry: Tensor, copies: Tensor | None) -> Tensor:
     return geometry if copies is None else geometry * copies
+
+
+def _times(a: Tensor, b: Tensor) -> Tensor:
+    """a * b, in a's memory when no gradient will ask for it."""
+    return a * b if torch.is_grad_enabled() else a.mul_(b)
 
 
 def _join(heads: Tensor) -> Tensor:
