@@ -13,7 +13,8 @@ boxes), weighs raw features and projects the sum, as the public implementations 
 
 Time: medians of interleaved repeats; on a CPU one thread and processor time, so that a busy machine slows both alike.
 Memory: bytes in tensors at once, everything alive counted: weights, input and what a stream keeps between frames
-(``held``). Read between operators: scratch inside one (packing of matrix products) is not seen, on either side.
+(``held``); ``working_memory_ratio`` compares what a run makes beyond that. Read between operators: scratch inside one
+(packing of matrix products) is not seen, on either side.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from vodbench_methods.relation.workload import Form, Run, Workload, module_forms
 EPILOG = shared.example("vodbench bench relation --json", "vodbench bench relation --device cuda --json")
 
 BASE = "straightforward"
+HEADLINES = ("speedup", "memory_ratio", "working_memory_ratio")
 TOLERANCE = 1e-4
 # A share of the largest output: bfloat16 keeps 8 bits, and a result is rounded in some ten places on its way.
 TOLERANCE_BF16 = 10 * 2.0**-8
@@ -86,7 +88,7 @@ def compare(work: Workload, repeats: int, *, bfloat16: bool) -> dict[str, Any]:
                 tolerance = TOLERANCE_BF16 * float(expected.abs().max())
                 with torch.autocast(work.device.type, dtype=torch.bfloat16):
                     found |= measure_part(f"bf16_{part}", forms, expected, work.device, repeats, tolerance)
-    headline = {name: found[f"stages_streamed_{name}"] for name in ("speedup", "memory_ratio")}
+    headline = {name: found[f"stages_streamed_{name}"] for name in HEADLINES}
     return {**work.sizes(), "device": describe_device(work.device), **headline, **found}
 
 
@@ -112,6 +114,8 @@ def measure_part(
         if name != BASE:
             figures[f"{part}_{name}_speedup"] = milliseconds[BASE] / milliseconds[name]
             figures[f"{part}_{name}_memory_ratio"] = memory[name][0] / memory[BASE][0]
+            made = {n: peak - held for n, (peak, held) in memory.items()}
+            figures[f"{part}_{name}_working_memory_ratio"] = made[name] / made[BASE]
     return figures
 
 

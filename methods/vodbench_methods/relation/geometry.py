@@ -135,7 +135,7 @@ def _size_key_side(waves: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 def rows_per_chunk(num_keys: int, num_heads: int, device: torch.device) -> int:
     """How many queries to relate at a time: few enough for their pairs to stay in the last cache level (CPU) or in a
     modest share of memory (GPU), many enough for matrix products to run near their best."""
-    return _rows(num_keys * num_heads, 2**21 if device.type == "cpu" else 2**27)
+    return _rows(num_keys * num_heads, 2**22 if device.type == "cpu" else 2**27)
 
 
 def _rows_of_waves(num_keys: int, device: torch.device) -> int:
