@@ -13,4 +13,5 @@ METHODS: dict[str, str] = {
 BENCHES: dict[str, str] = {
     "linking": "vodbench_methods.linking.bench",
     "stream": "vodbench_methods.rdn.bench",
+    "relation": "vodbench_methods.relation.bench",
 }

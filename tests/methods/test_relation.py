@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from vodbench_methods.relation import KeyValues, ObjectRelation, SharedGeometry
+from vodbench_methods.relation import KeyValues, ObjectRelation, SharedGeometry, geometry
 from vodbench_methods.relation.reference import pair_embedding, relation_reference
+from vodbench_methods.relation.waves import PairWaves
 
 
 def random_boxes(count: int, generator: torch.Generator, extent: float = 300.0) -> Tensor:
@@ -105,13 +106,99 @@ def test_gradients_equal_those_of_the_reference(generator: torch.Generator) -> N
         torch.testing.assert_close(got, expected, atol=1e-4, rtol=1e-3)
 
 
-def test_attention_over_nothing_adds_nothing(generator: torch.Generator) -> None:
+@pytest.mark.parametrize("training", [True, False])
+def test_attention_over_nothing_adds_nothing(training: bool, generator: torch.Generator) -> None:
     module = random_module(32, 4, "max", generator)
     boxes, x = random_boxes(3, generator), torch.randn(3, 32, generator=generator)
-    nothing = module.project_keys(x[:0], boxes[:0])
-    assert torch.equal(module.attend(x, boxes, nothing), torch.zeros(3, 32))
-    assert module.attend(x[:0], boxes[:0], module.project_keys(x, boxes)).shape == (0, 32)
-    assert module.attend(x[:0], boxes[:0], nothing).shape == (0, 32)
+    with torch.set_grad_enabled(training):
+        nothing = module.project_keys(x[:0], boxes[:0])
+        assert torch.equal(module.attend(x, boxes, nothing), torch.zeros(3, 32))
+        assert module.attend(x[:0], boxes[:0], module.project_keys(x, boxes)).shape == (0, 32)
+        assert module.attend(x[:0], boxes[:0], nothing).shape == (0, 32)
+
+
+def test_waves_are_sines_and_cosines() -> None:
+    """From the floor to a thousand widths away, against NumPy in float64: of the angles as float32 has them to 1e-6
+    (2e-7 of interpolation and a few roundings of numbers up to 2), with their spacing of 6e-5 between 512 and 1,024 rad
+    included to 6e-5 (a frequency and a product are rounded)."""
+    distances = torch.linspace(float(np.log(1e-3)), float(np.log(1e3)), 20_011)
+    waves = PairWaves(1, len(distances), torch.device("cpu"))(distances.expand(1, 2, -1)).view(2, 2, 8, -1).double()
+    frequency = 100.0 / 1000.0 ** (np.arange(8)[:, None] / 8)
+    exact = frequency * distances.double().numpy()
+    rounded = frequency.astype(np.float32) * distances.numpy()
+    assert rounded.dtype == np.float32
+    for sine, cosine in waves.numpy():
+        for wave, got in ((np.sin, sine), (np.cos, cosine)):
+            assert np.abs(got - wave(rounded.astype(np.float64))).max() < 1e-6
+            assert np.abs(got - wave(exact)).max() < 6e-5
+
+
+@pytest.mark.parametrize("floor", ["max", "add"])
+def test_inference_equals_training(floor: str, generator: torch.Generator) -> None:
+    """Without gradients the same sums are made in place, a few rows at a time."""
+    module = random_module(64, 4, floor, generator)
+    boxes, key_boxes = random_boxes(90, generator), random_boxes(700, generator)
+    x, y = torch.randn(90, 64, generator=generator), torch.randn(700, 64, generator=generator)
+    copies = torch.rand(700, generator=generator)
+    training = module.attend(x, boxes, module.project_keys(y, key_boxes), copies)
+    assert training.requires_grad
+    with torch.inference_mode():
+        kv = module.project_keys(y, key_boxes)
+        kept = kv.keys.clone(), kv.values.clone(), copies.clone()
+        inference = module.attend(x, boxes, kv, copies)
+    torch.testing.assert_close(inference, training, atol=1e-5, rtol=0)
+    for now, before in zip((kv.keys, kv.values, copies), kept, strict=True):
+        assert torch.equal(now, before), "what is kept between frames was written to"
+
+
+@pytest.mark.parametrize("floats", [1, 1000, 2**30])
+def test_size_of_chunks_does_not_matter(
+    floats: int, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = random_module(32, 4, "max", generator)
+    boxes, x = random_boxes(37, generator), torch.randn(37, 32, generator=generator)
+    with torch.inference_mode():
+        kv = module.project_keys(x, boxes)
+        expected = module.attend(x, boxes, kv)
+        monkeypatch.setattr(geometry, "_rows", lambda floats_a_row, _: max(1, floats // floats_a_row))
+        assert SharedGeometry([module], boxes).rows_per_chunk == max(1, floats // (4 * 37))
+        torch.testing.assert_close(module.attend(x, boxes, kv), expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("training", [True, False])
+def test_half_precision_features(dtype: torch.dtype, training: bool, generator: torch.Generator) -> None:
+    """Boxes and geometry stay float32; what remains is the rounding of features, logits, shares and values.
+
+    Against the float32 result from the same rounded weights: four roundings of at most half a unit in the last place
+    of numbers of at most the largest value (logits enter as a factor exp(error): one unit where they are below 4).
+    """
+    module = random_module(32, 4, "max", generator).to(dtype)
+    exact = ObjectRelation(32, 4)
+    exact.load_state_dict(module.state_dict())
+    boxes, key_boxes = random_boxes(20, generator), random_boxes(50, generator)
+    x = (0.5 * torch.randn(20, 32, generator=generator)).to(dtype)
+    y = (0.5 * torch.randn(50, 32, generator=generator)).to(dtype)
+    with torch.set_grad_enabled(training):
+        got = module.attend(x, boxes, module.project_keys(y, key_boxes))
+    kv = exact.project_keys(y.float(), key_boxes)
+    expected = exact.attend(x.float(), boxes, kv)
+    assert got.dtype == dtype
+    allowed = 4 * torch.finfo(dtype).eps * float(kv.values.detach().abs().max())
+    assert float((got.float() - expected).abs().max()) < allowed
+
+
+def test_half_precision_keeps_small_geometric_weights(generator: torch.Generator) -> None:
+    """Every weight at its floor of 1e-6, below what float16 resolves: attention is that without geometry."""
+    module = random_module(32, 4, "max", generator)
+    with torch.no_grad():
+        module.geometry.bias.fill_(-100.0)
+    boxes, x = random_boxes(200, generator), 0.3 * torch.randn(200, 32, generator=generator)
+    expected = module.attend(x, boxes, module.project_keys(x, boxes))
+    half = module.half()
+    got = half.attend(x.half(), boxes, half.project_keys(x.half(), boxes)).float()
+    assert float(expected.abs().max()) > 0.1
+    torch.testing.assert_close(got, expected, atol=1e-2, rtol=0)
 
 
 def test_keys_joined_from_parts_equal_keys_made_together(generator: torch.Generator) -> None:

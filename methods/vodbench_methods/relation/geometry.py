@@ -16,26 +16,20 @@ float32 whatever the network runs in: in bfloat16 the angles (up to 1,000 rad) a
 
 from __future__ import annotations
 
-import math
 from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
+from vodbench_methods.relation.waves import NUM_FREQUENCIES, PairWaves, frequencies
+
 Floor: TypeAlias = Literal["max", "add"]
 """How log(0) is avoided. ``max``: max(|d|, 1e-3) and max(G, 1e-6) (Relation Networks). ``add``: |d| + 1e-3 and
 G + 1e-6 (mega.pytorch). Weights trained with one are wrong with the other."""
 
-EMBEDDING_DIM = 64
-_NUM_FREQUENCIES = EMBEDDING_DIM // 8
+EMBEDDING_DIM = 8 * NUM_FREQUENCIES
 _DISTANCE_FLOOR = 1e-3
 _WEIGHT_FLOOR = 1e-6
-
-
-def frequencies(device: torch.device | None = None) -> Tensor:
-    """(8,) float64: 100 / 1000^(k/8)."""
-    k = torch.arange(_NUM_FREQUENCIES, dtype=torch.float64, device=device)
-    return 100.0 / 1000.0 ** (k / _NUM_FREQUENCIES)
 
 
 def centres_and_sizes(boxes: Tensor) -> tuple[Tensor, Tensor]:
@@ -46,11 +40,11 @@ def centres_and_sizes(boxes: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def log_distances(queries: Tensor, keys: Tensor, floor: Floor) -> Tensor:
-    """(2, Q, K): the x and y coordinates of ``d``. Boxes are (Q, 4) and (K, 4) xyxy, all in one pixel space."""
+    """(Q, 2, K): the x and y coordinates of ``d``. Boxes are (Q, 4) and (K, 4) xyxy, all in one pixel space."""
     query_centres, query_sizes = centres_and_sizes(queries)
     key_centres, _ = centres_and_sizes(keys)
-    distance = (query_centres.T[:, :, None] - key_centres.T[:, None, :]).abs_()
-    distance /= query_sizes.T[:, :, None]
+    distance = (query_centres[:, :, None] - key_centres.T).abs_()
+    distance /= query_sizes[:, :, None]
     distance = distance.clamp_(min=_DISTANCE_FLOOR) if floor == "max" else distance.add_(_DISTANCE_FLOOR)
     return distance.log_()
 
@@ -68,60 +62,86 @@ class GeometricWeights:
             half = EMBEDDING_DIM // 2
             self._centre_weight = weight[:, :half].float()
             self._key_side = _size_key_side(_size_waves(keys), weight[:, half:].float(), bias.float()).flatten(1)
+        self._memory: Tensor | None = None
+        self._pairs: PairWaves | None = None
 
     def __call__(self, queries: Tensor) -> Tensor:
-        """(H, Q, K) float32, positive: the factor that multiplies exp(q.k / sqrt(d_k)), per head."""
+        """(H, Q, K) float32, positive: the factor that multiplies exp(q.k / sqrt(d_k)), per head.
+
+        Where no gradient is asked for it is good until the next call, which writes to the same memory: asking the
+        system for fresh pages costs a CPU as much as a matrix product does.
+        """
+        count = len(queries)
         with torch.autocast(queries.device.type, enabled=False):
-            count = len(queries)
-            waves = _size_waves(queries)
-            query_side = torch.cat([waves, waves.new_ones(count, 1)], dim=1)
-            separable = (query_side @ self._key_side).view(count, self.num_heads, len(self.keys))
-            pairwise = _centre_embedding(queries, self.keys, self.floor)
-            total = torch.baddbmm(separable, self._centre_weight.expand(count, -1, -1), pairwise).transpose(0, 1)
-            return total.clamp(min=_WEIGHT_FLOOR) if self.floor == "max" else total.relu() + _WEIGHT_FLOOR
+            query_side = _with_constant(_size_waves(queries)).flatten(1)
+            with torch.no_grad():
+                distances = log_distances(queries, self.keys, self.floor)
+            if torch.is_grad_enabled():
+                separable = (query_side @ self._key_side).view(count, self.num_heads, len(self.keys))
+                waves = PairWaves(count, len(self.keys), queries.device)(distances)
+                total = torch.baddbmm(separable, self._centre_weight.expand(count, -1, -1), waves).transpose(0, 1)
+                return total.clamp(min=_WEIGHT_FLOOR) if self.floor == "max" else total.relu() + _WEIGHT_FLOOR
+            total = self._room(count)
+            torch.mm(query_side, self._key_side, out=total.flatten(1))
+            self._add_centres(total, distances)
+            total = total.transpose(0, 1)
+            return total.clamp_(min=_WEIGHT_FLOOR) if self.floor == "max" else total.relu_().add_(_WEIGHT_FLOOR)
 
+    def _room(self, count: int) -> Tensor:
+        """(count, H, K), the same memory each time while it suffices."""
+        if self._memory is None or len(self._memory) < count:
+            self._memory = self._key_side.new_empty(count, self.num_heads, len(self.keys))
+        return self._memory[:count]
 
-@torch.no_grad()
-def _centre_embedding(queries: Tensor, keys: Tensor, floor: Floor) -> Tensor:
-    """(Q, 32, K): 8 sines, 8 cosines of x, then of y."""
-    distances = log_distances(queries, keys, floor)
-    waves = distances.new_empty(len(queries), 2, 2, _NUM_FREQUENCIES, len(keys))
-    frequency = frequencies(queries.device).float()[:, None]
-    for coordinate in range(2):
-        angle = distances[coordinate][:, None, :] * frequency
-        torch.sin(angle, out=waves[:, coordinate, 0])
-        torch.cos(angle, out=waves[:, coordinate, 1])
-    return waves.flatten(1, 3)
+    def _add_centres(self, total: Tensor, distances: Tensor) -> None:
+        """Add the centre terms to ``total`` (Q, H, K), a few rows at a time."""
+        rows = _rows_of_waves(len(self.keys), total.device)
+        if self._pairs is None:
+            self._pairs = PairWaves(rows, len(self.keys), total.device)
+        for some, distance in zip(torch.split(total, rows), torch.split(distances, rows), strict=True):
+            some.baddbmm_(self._centre_weight.expand(len(some), -1, -1), self._pairs(distance))
 
 
 @torch.no_grad()
 def _size_waves(boxes: Tensor) -> Tensor:
-    """(N, 32): sin and cos of 100 log(w) / 1000^(k/8), then of h.
+    """(N, 16, 2): sine and cosine of 100 log(w) / 1000^(k/8), then of h.
 
     In float64 until the waves are taken: the angles of a large box exceed 500 rad, where float32 is off by 3e-5.
     """
     _, sizes = centres_and_sizes(boxes)
     angle = sizes.double().log()[:, :, None] * frequencies(boxes.device)
-    return torch.stack([angle.sin(), angle.cos()], dim=2).flatten(1).float()
+    return torch.stack([angle.sin(), angle.cos()], dim=3).flatten(1, 2).float()
+
+
+def _with_constant(waves: Tensor) -> Tensor:
+    """(N, 17, 2): after the waves a one (and a zero), which the bias is multiplied with."""
+    return torch.cat([waves, waves.new_tensor([1.0, 0.0]).expand(len(waves), 1, 2)], dim=1)
 
 
 def _size_key_side(waves: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """(33, H, K): what the query's 32 waves (and a one) are multiplied with.
+    """(34, H, K): what the query's 32 waves, a one and a zero are multiplied with.
 
-    With query angle a and key angle b: ``s sin(a - b) + c cos(a - b) = sin a (s cos b + c sin b) + cos a (c cos b -
-    s sin b)``.
+    With query angle a and key angle b: ``s sin(a - b) + c cos(a - b) = sin a (c sin b + s cos b) + cos a (c cos b -
+    s sin b)``; a matrix product of each frequency's waves (2, K) with its weights (2 H, 2).
     """
-    sine_weight, cosine_weight = weight.view(-1, 2, 2, _NUM_FREQUENCIES).unbind(2)  # (H, 2, 8) each
-    sine, cosine = waves.view(-1, 2, 2, _NUM_FREQUENCIES).unbind(2)  # (K, 2, 8) each
-    sine, cosine = sine[None], cosine[None]
-    s, c = sine_weight[:, None], cosine_weight[:, None]
-    sides = torch.stack([s * cosine + c * sine, c * cosine - s * sine], dim=3)  # (H, K, 2, 2, 8)
-    rows = sides.flatten(2).permute(2, 0, 1)
-    return torch.cat([rows, bias[:, None].expand(-1, rows.shape[2])[None]])
+    sine, cosine = weight.view(-1, 2, 2, NUM_FREQUENCIES).permute(2, 1, 3, 0).flatten(1, 2)  # (16, H) each
+    none = torch.zeros_like(bias)[None]
+    on_sine = torch.cat([torch.stack([cosine, -sine], dim=1), torch.stack([bias[None], none], dim=1)])
+    on_cosine = torch.cat([torch.stack([sine, cosine], dim=1), torch.stack([none, none], dim=1)])
+    mixture = torch.stack([on_sine, on_cosine], dim=3).flatten(1, 2)  # (17, 2 H, 2)
+    return torch.bmm(mixture, _with_constant(waves).permute(1, 2, 0)).view(34, len(bias), len(waves))
 
 
 def rows_per_chunk(num_keys: int, num_heads: int, device: torch.device) -> int:
-    """How many queries to relate at a time, so that a chunk's pairs stay in the last cache level (CPU) or in a
-    modest share of memory (GPU, where few launches matter more)."""
-    floats = 2**22 if device.type == "cpu" else 2**27
-    return max(1, math.ceil(floats / max(1, num_keys * (EMBEDDING_DIM // 2 + 2 * num_heads))))
+    """How many queries to relate at a time: few enough for their pairs to stay in the last cache level (CPU) or in a
+    modest share of memory (GPU), many enough for matrix products to run near their best."""
+    return _rows(num_keys * num_heads, 2**22 if device.type == "cpu" else 2**27)
+
+
+def _rows_of_waves(num_keys: int, device: torch.device) -> int:
+    """As many queries as leave the waves in the second cache level (CPU)."""
+    return _rows(num_keys * EMBEDDING_DIM // 2, 2**17 if device.type == "cpu" else 2**27)
+
+
+def _rows(floats_a_row: int, floats: int) -> int:
+    return max(1, -(-floats // max(1, floats_a_row)))

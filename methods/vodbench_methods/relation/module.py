@@ -85,14 +85,16 @@ class ObjectRelation(nn.Module):
         """``attend`` with the geometric weights (H, Q, K) at hand (see ``SharedGeometry``)."""
         if len(kv) == 0 or len(features) == 0:
             return features * 0.0  # attention over nothing adds nothing, and keeps the graph
-        shares = self._logits(features, kv).softmax(dim=-1) * _weighed(geometry, copies)
+        shares = _times(_softmax(self._logits(features, kv)), _weighed(geometry, copies))
         total = shares.sum(dim=-1, keepdim=True)
-        return _join(torch.bmm(shares.to(kv.values.dtype), kv.values) / total)
+        if kv.values.dtype != shares.dtype:  # float16 would lose shares of small geometric weights: normalise first
+            return _join(torch.bmm((shares / total).to(kv.values.dtype), kv.values)).to(features.dtype)
+        return _join(torch.bmm(shares, kv.values) / total).to(features.dtype)
 
     def weights(self, features: Tensor, boxes: Tensor, kv: KeyValues, copies: Tensor | None = None) -> Tensor:
         """(H, Q, K): the attention itself; each row sums to one."""
         (geometry,) = SharedGeometry([self], kv.boxes)(boxes)
-        shares = self._logits(features, kv).softmax(dim=-1) * _weighed(geometry, copies)
+        shares = _times(_softmax(self._logits(features, kv)), _weighed(geometry, copies))
         return shares / shares.sum(dim=-1, keepdim=True)
 
     def partial_sums(
@@ -117,12 +119,13 @@ class ObjectRelation(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         shape = (self.num_heads, len(features), groups, len(kv) // groups)
         logits = self._logits(features, kv).float().masked_fill(present == 0, _ABSENT).view(shape)
-        shares = logits.softmax(dim=-1) * geometry.view(shape)
+        largest = logits.detach().amax(dim=-1, keepdim=True)
+        shares = _times((logits - largest).exp(), geometry.view(shape))
         total = shares.sum(dim=-1)
         shares = shares / total[..., None].clamp(min=torch.finfo(total.dtype).tiny)
         values = kv.values.view(self.num_heads, groups, shape[3], -1)
         outputs = torch.einsum("hqgk,hgkd->qghd", shares.to(values.dtype), values)
-        return outputs, (logits.logsumexp(dim=-1) + total.log()).permute(1, 2, 0)
+        return outputs, (largest[..., 0] + total.log()).permute(1, 2, 0)
 
     def _logits(self, features: Tensor, kv: KeyValues) -> Tensor:
         query = self._heads(self.query(features) / math.sqrt(features.shape[1] / self.num_heads))
@@ -145,12 +148,27 @@ class SharedGeometry:
         self.rows_per_chunk = rows_per_chunk(len(keys), sum(self._heads), keys.device)
 
     def __call__(self, queries: Tensor) -> tuple[Tensor, ...]:
-        """(H, Q, K) for each module; ``queries`` (Q, 4) are best given ``rows_per_chunk`` at a time."""
+        """(H, Q, K) for each module; ``queries`` (Q, 4) are best given ``rows_per_chunk`` at a time.
+
+        Good until the next call where no gradient is asked for (see ``GeometricWeights``).
+        """
         return torch.split(self._weights(queries), self._heads)
 
 
 def _weighed(geometry: Tensor, copies: Tensor | None) -> Tensor:
     return geometry if copies is None else geometry * copies
+
+
+def _softmax(logits: Tensor) -> Tensor:
+    """In float32, over the last dimension; in the logits' memory when no gradient will ask for them."""
+    if torch.is_grad_enabled() or logits.dtype != torch.float32:
+        return logits.softmax(dim=-1, dtype=torch.float32)
+    return torch.softmax(logits, dim=-1, out=logits)
+
+
+def _times(a: Tensor, b: Tensor) -> Tensor:
+    """a * b, in a's memory when no gradient will ask for it."""
+    return a * b if torch.is_grad_enabled() else a.mul_(b)
 
 
 def _join(heads: Tensor) -> Tensor:

@@ -26,9 +26,9 @@ def pair_embedding(queries: Tensor, keys: Tensor, floor: Floor) -> Tensor:
     _, query_sizes = centres_and_sizes(queries)
     _, key_sizes = centres_and_sizes(keys)
     sizes = (query_sizes[:, None] / key_sizes[None]).log()
-    position = torch.cat([log_distances(queries, keys, floor).permute(1, 2, 0), sizes], dim=2)
+    position = torch.cat([log_distances(queries, keys, floor).transpose(1, 2), sizes], dim=2)
     count = EMBEDDING_DIM // 8
-    wavelength = 1000.0 ** (torch.arange(count) * 8.0 / EMBEDDING_DIM)
+    wavelength = 1000.0 ** (torch.arange(count, device=queries.device) * 8.0 / EMBEDDING_DIM)
     angle = 100.0 * position[..., None] / wavelength
     return torch.cat([angle.sin(), angle.cos()], dim=3).flatten(2)
 
@@ -37,8 +37,13 @@ def relation_reference(
     module: ObjectRelation, features: Tensor, boxes: Tensor, key_features: Tensor, key_boxes: Tensor
 ) -> Tensor:
     """What ``module.attend(features, boxes, module.project_keys(key_features, key_boxes))`` must return: (Q, D)."""
+    return relation_of_pairs(module, features, key_features, pair_embedding(boxes, key_boxes, module.floor))
+
+
+def relation_of_pairs(module: ObjectRelation, features: Tensor, key_features: Tensor, embedding: Tensor) -> Tensor:
+    """The same with the (Q, K, 64) embedding at hand: modules that see the same boxes may share it."""
     heads, dim = module.num_heads, features.shape[1]
-    geometric = F.linear(pair_embedding(boxes, key_boxes, module.floor), module.geometry.weight, module.geometry.bias)
+    geometric = F.linear(embedding, module.geometry.weight, module.geometry.bias)
     geometric = geometric.clamp(min=1e-6) if module.floor == "max" else geometric.relu() + 1e-6  # (Q, K, H)
     query = module.query(features).view(-1, heads, dim // heads)
     key = module.key(key_features).view(-1, heads, dim // heads)

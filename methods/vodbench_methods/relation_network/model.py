@@ -70,7 +70,8 @@ class RelationNetwork(ClipTrainedDetector):
         relations = [cast(ObjectRelation, module) for module in self.relations]
         keys = boxes[first_key:]
         geometry = SharedGeometry(relations, keys)
-        weights = [geometry(rows) for rows in torch.split(boxes, geometry.rows_per_chunk)]
+        # Copied: at inference the next chunk is written over the one before.
+        weights = [[w.clone() for w in geometry(rows)] for rows in torch.split(boxes, geometry.rows_per_chunk)]
         for index, module in enumerate(relations):
             if index:
                 features = self._activated(self.fcs[index](features))
