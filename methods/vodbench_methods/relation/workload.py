@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vodbench.transforms import Resized
+from vodbench_methods.detection.records import FrameFeatures
 from vodbench_methods.rdn.config import TINY, RDNConfig
 from vodbench_methods.rdn.full import RDN, count_best
-from vodbench_methods.rdn.records import FrameFeatures
 from vodbench_methods.relation.module import ObjectRelation
 from vodbench_methods.relation.reference import pair_embedding, relation_of_pairs, relation_reference
 
