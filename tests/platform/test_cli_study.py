@@ -33,7 +33,7 @@ STUDY: dict[str, Any] = {
     },
     "comparisons": [
         {
-            "name": "selsa - single",
+            "name": "selsa - one",
             "a": {"method": "selsa", "knobs": {"test_frames": 2}},
             "b": {"method": "faster-rcnn"},
         },
