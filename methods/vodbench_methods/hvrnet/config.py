@@ -69,7 +69,7 @@ class HVRConfig(SequenceConfig, RelationStageConfig):
         choices=("distance", "literal", "off"),
     )
     margin: float = knob(10.0, "margin of the relation loss", symbol="lambda", low=0)
-    # Open in the paper. On generated video (preset tiny) a margin of 10 learned with 0.1 and destroyed detection with 1.
+    # Open in the paper. On generated video (preset tiny) margin 10 learned with 0.1 and destroyed detection with 1.
     gamma: float = knob(0.1, "weight of the relation loss", symbol="gamma", low=0)
     relation_iterations: int = knob(60_000, "optimiser steps of the method's own stage", low=1)
 
