@@ -69,7 +69,8 @@ class HVRConfig(SequenceConfig, RelationStageConfig):
         choices=("distance", "literal", "off"),
     )
     margin: float = knob(10.0, "margin of the relation loss", symbol="lambda", low=0)
-    gamma: float = knob(1.0, "weight of the relation loss", symbol="gamma", low=0)
+    # Open in the paper. On generated video (preset tiny) margin 10 learned with 0.1 and destroyed detection with 1.
+    gamma: float = knob(0.1, "weight of the relation loss", symbol="gamma", low=0)
     relation_iterations: int = knob(60_000, "optimiser steps of the method's own stage", low=1)
 
     def __post_init__(self) -> None:
@@ -106,8 +107,10 @@ _SMALL_RELATION: Mapping[str, Any] = {
     "K_train": 16,
     "relation_learning_rate": 0.03,
     "relation_drops": (0.7,),
-    "gamma": 0.1,
     "margin": 1.0,
 }
-TINY: Mapping[str, Any] = {**DETECTOR_TINY, **_SMALL_RELATION, "relation_iterations": 250}
-SMALL: Mapping[str, Any] = {**DETECTOR_SMALL, **_SMALL_RELATION, "relation_iterations": 300}
+
+# Generated video, 100 + 40 snippets, one seed: single frame 0.730; tiny with 250 steps 0.789 (0.778 without the inter
+# module, 0.780 without the relation loss), with 450 steps 0.797. A step of 27 images takes 0.12 s of one core.
+TINY: Mapping[str, Any] = {**DETECTOR_TINY, **_SMALL_RELATION, "relation_iterations": 300}
+SMALL: Mapping[str, Any] = {**DETECTOR_SMALL, **_SMALL_RELATION, "relation_iterations": 450}

@@ -147,7 +147,7 @@ def relation_loss(
 
 
 def _distance(a: Tensor, b: Tensor) -> Tensor:
-    return ((a - b).float().square().sum(dim=1) + _TINY).sqrt()
+    return ((a.float() - b.float()).square().sum(dim=1) + _TINY).sqrt()
 
 
 def _cosine(features: Tensor) -> Tensor:
