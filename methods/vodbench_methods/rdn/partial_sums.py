@@ -116,15 +116,21 @@ class PartialSums:
         """Join what the newest frame saw of each earlier one, from the latest to the oldest."""
         *earlier, slot = slots
         outputs, log_sums = parts
-        seen = Attended.nothing((self._refined,), *self._sizes)
-        self._since.write(slot, seen)
-        for number, other in reversed(list(enumerate(earlier))):
-            part = Attended(outputs[:, other], log_sums[:, other])
-            if number == 0 and self._first is not None:
-                self._first.write(slot, part)
-            else:
-                seen = seen.joined(part)
-                self._before.write(_pair(slot, other), seen)
+        self._since.write(slot, Attended.nothing((self._refined,), *self._sizes))
+        if earlier and self._first is not None:
+            self._first.write(slot, Attended(outputs[:, earlier[0]], log_sums[:, earlier[0]]))
+            earlier = earlier[1:]
+        if not earlier:
+            return
+        others = earlier[::-1]
+        units = [_pair(slot, other) for other in others]
+        log_sums = log_sums[:, others]
+        seen = log_sums.logcumsumexp(dim=1)
+        self._before.log_sums[units] = seen.transpose(0, 1)
+        shares = (log_sums - seen).exp_().nan_to_num_(0.0)[..., None]  # as in Attended.joined, one kernel a frame
+        output = torch.zeros_like(outputs[:, 0])
+        for number, (other, unit) in enumerate(zip(others, units, strict=True)):
+            output = torch.lerp(output, outputs[:, other], shares[:, number], out=self._before.outputs[unit])
 
     def joined(self, copies: Sequence[int], counts: Sequence[int]) -> tuple[Tensor, Tensor, Tensor, list[int]]:
         """Features, attention to the whole pool and boxes of the refined proposals, frame by frame.
