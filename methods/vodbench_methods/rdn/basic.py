@@ -26,8 +26,9 @@ from vodbench_methods.detection.clock import NullClock
 from vodbench_methods.detection.records import Batch, FrameFeatures, Proposals, RoiSamples
 from vodbench_methods.detection.streaming import Answer, AnswerStream, Found
 from vodbench_methods.rdn.config import RDNBasicConfig
-from vodbench_methods.rdn.memory import Memory, PlainMemory
-from vodbench_methods.rdn.records import Pool, Support, spread
+from vodbench_methods.rdn.memory import Memory
+from vodbench_methods.rdn.records import Pool, Support, consecutive, spread
+from vodbench_methods.rdn.ring import SupportRing
 from vodbench_methods.rdn.stream import RDNStream, detect_window
 from vodbench_methods.relation import Floor, KeyValues, ObjectRelation, SharedGeometry
 
@@ -92,7 +93,8 @@ class RDNBasic(ClipTrainedDetector):
         kvs = tuple(
             KeyValues.concatenate([s.kvs[module] for s in supports]) for module in range(len(self.unrefined_readers))
         )
-        return Pool(kvs, spread(copies, [len(s) for s in supports], self.device))
+        lengths = [len(s) for s in supports]
+        return Pool(kvs, spread(copies, lengths, self.device), consecutive(lengths))
 
     def relate(self, features: Tensor, boxes: Tensor, pool: Pool) -> Tensor:
         """(Q, D) features of Q proposals, ready for the predictor, from those that ``first`` gave.
@@ -133,7 +135,7 @@ class RDNBasic(ClipTrainedDetector):
 
     def memory(self, config: RDNBasicConfig) -> Memory:
         """A fresh sliding buffer for a stream."""
-        return PlainMemory(lambda supports, copies: self.gather(supports, copies, config))
+        return SupportRing(2 * config.T + 1, config.K)
 
     def answer_stream(self, config: RDNBasicConfig, clock: Clock, answer: Answer[Found]) -> AnswerStream[Found]:
         return RDNStream(self, config, clock, answer)

@@ -12,6 +12,7 @@ frame enters, and most of the work can be kept: see ``memory``), or r% of the wh
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import cast
 
 import torch
@@ -20,8 +21,10 @@ from torch import Tensor, nn
 from vodbench_methods.detection.box_head import fully_connected
 from vodbench_methods.rdn.basic import RDNBasic
 from vodbench_methods.rdn.config import RDNBasicConfig, RDNConfig
-from vodbench_methods.rdn.memory import Memory, PartialSums, PlainMemory, RefiningMemory
+from vodbench_methods.rdn.memory import Memory, PlainMemory, RefiningMemory
+from vodbench_methods.rdn.partial_sums import PartialSums
 from vodbench_methods.rdn.records import Pool, Support, spread
+from vodbench_methods.rdn.ring import SupportRing
 from vodbench_methods.relation import KeyValues, ObjectRelation
 
 _MAX_PARTIAL_SUMS_BYTES = 2**30  # above that, refining anew each step is the lesser evil
@@ -47,7 +50,7 @@ class RDN(RDNBasic):
         pool = self.gather_unrefined(supports, copies)
         features, boxes, refined_copies = best(supports, copies, config)
         attention = self.refine.attend(features, boxes, pool.kvs[-1], pool.copies)
-        return Pool(pool.kvs, pool.copies, self._refined(features, attention, boxes), refined_copies)
+        return replace(pool, refined=self._refined(features, attention, boxes), refined_copies=refined_copies)
 
     def _refined(self, features: Tensor, attention: Tensor, boxes: Tensor) -> KeyValues:
         """Keys and values of S_a' from S_a and what it attended to."""
@@ -64,8 +67,9 @@ class RDN(RDNBasic):
         needed = PartialSums.bytes_needed(frames, most, config.fc_channels)
         if config.top_r == "pool" or needed > _MAX_PARTIAL_SUMS_BYTES:
             return PlainMemory(lambda supports, copies: self.gather(supports, copies, config))
-        sums = PartialSums(self.refine, frames, config.K, most)
-        return RefiningMemory(sums, self.gather_unrefined, lambda n: count_best(n, config.r), self._refined)
+        ring, modules = SupportRing(frames, config.K), len(self.unrefined_readers)
+        sums = PartialSums(self.refine, ring, modules - 1, most)
+        return RefiningMemory(ring, sums, modules, lambda n: count_best(n, config.r), self._refined)
 
     def _square_layers(self) -> dict[str, nn.Linear]:
         return {**super()._square_layers(), "refine_fc": self.refine_fc}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -30,6 +31,7 @@ class Pool:
 
     kvs: tuple[KeyValues, ...]  # of P proposals, one for each module that attends to unrefined proposals
     copies: Tensor | None  # (P,) how often each counts; None: once
+    places: tuple[slice, ...]  # where the proposals of each frame are among the P, by the frames' order in the window
     refined: KeyValues | None = None
     refined_copies: Tensor | None = None
 
@@ -40,3 +42,8 @@ def spread(copies: Sequence[int] | None, lengths: Sequence[int], device: torch.d
         return None
     counts = torch.tensor(copies, dtype=torch.float32, device=device)
     return counts.repeat_interleave(torch.tensor(lengths, device=device))
+
+
+def consecutive(lengths: Sequence[int]) -> tuple[slice, ...]:
+    """Slices of so many rows each, one after the other."""
+    return tuple(slice(end - n, end) for n, end in zip(lengths, accumulate(lengths), strict=True))

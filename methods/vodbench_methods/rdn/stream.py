@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from itertools import islice
 from typing import TYPE_CHECKING, Generic
 
 import torch
@@ -41,7 +40,6 @@ class RDNStream(Generic[Found]):
     def __init__(self, method: RDNBasic, config: RDNBasicConfig, clock: Clock, answer: Answer[Found]) -> None:
         self._method, self._config, self._clock, self._answer = method, config, clock, answer
         self._memory = method.memory(config)
-        self._lent: deque[int] = deque()  # proposals that each frame of the window lends, oldest first
         self._owed: deque[FrameFeatures] = deque()  # frames without an answer so far, oldest first
         self._num_frames = 0
 
@@ -53,9 +51,7 @@ class RDNStream(Generic[Found]):
     def push_encoded(self, encoded: FrameFeatures) -> list[Found]:
         """As ``push`` for a frame that ``encode`` has seen already (possibly in an earlier stream)."""
         with self._clock.stage("relation"):
-            support = self._method.support(encoded.top(self._config.K))
-            self._memory.push(support)
-            self._lent.append(len(support))
+            self._memory.push(self._method.support(encoded.top(self._config.K)))
         self._owed.append(encoded.top(self._config.proposals))
         self._num_frames += 1
         return [self._answer_oldest()] if len(self._owed) > self._config.T else []
@@ -74,18 +70,15 @@ class RDNStream(Generic[Found]):
             relation = self._relation_to_next(frame, pool, reference - frames.start, copies)
             if reference == frames.start + self._config.T:
                 self._memory.pop()
-                self._lent.popleft()
         with self._clock.stage("post"):
             return self._answer(frame, features, relation)
 
     def _relation_to_next(self, frame: FrameFeatures, pool: Pool, place: int, copies: Sequence[int]) -> Tensor | None:
         """Where box linking asks for it: attention on what the next frame lends; ``place`` is the frame's own."""
-        if not wants_relations(self._config.linking) or place + 1 >= len(self._lent):
+        if not wants_relations(self._config.linking) or place + 1 >= len(pool.places):
             return None
-        first = sum(islice(self._lent, place + 1))
         # A frame that stands in for those beyond the video's end has their shares too: one of them counts.
-        keys = slice(first, first + self._lent[place + 1])
-        return self._method.relation_to(frame, pool, keys) / copies[place + 1]
+        return self._method.relation_to(frame, pool, pool.places[place + 1]) / copies[place + 1]
 
 
 def detect_window(

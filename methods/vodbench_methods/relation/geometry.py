@@ -61,7 +61,9 @@ class GeometricWeights:
         with torch.autocast(keys.device.type, enabled=False):
             half = EMBEDDING_DIM // 2
             self._centre_weight = weight[:, :half].float()
-            self._key_side = _size_key_side(_size_waves(keys), weight[:, half:].float(), bias.float()).flatten(1)
+            self._size_mixture, self._bias = _size_mixture(weight[:, half:].float()), bias.float()
+            waves = _size_waves(keys).flatten(1)
+            self._key_side = torch.cat([waves, waves.new_ones(len(keys), 1)], dim=1).T.contiguous()  # (33, K)
         self._memory: Tensor | None = None
         self._pairs: PairWaves | None = None
 
@@ -73,19 +75,25 @@ class GeometricWeights:
         """
         count = len(queries)
         with torch.autocast(queries.device.type, enabled=False):
-            query_side = _with_constant(_size_waves(queries)).flatten(1)
+            query_side = self._query_side(queries)
             with torch.no_grad():
                 distances = log_distances(queries, self.keys, self.floor)
             if torch.is_grad_enabled():
-                separable = (query_side @ self._key_side).view(count, self.num_heads, len(self.keys))
+                separable = query_side @ self._key_side
                 waves = PairWaves(count, len(self.keys), queries.device)(distances)
                 total = torch.baddbmm(separable, self._centre_weight.expand(count, -1, -1), waves).transpose(0, 1)
                 return total.clamp(min=_WEIGHT_FLOOR) if self.floor == "max" else total.relu() + _WEIGHT_FLOOR
             total = self._room(count)
-            torch.mm(query_side, self._key_side, out=total.flatten(1))
-            self._add_centres(total, distances)
+            self._add_up(total, query_side, distances)
             total = total.transpose(0, 1)
             return total.clamp_(min=_WEIGHT_FLOOR) if self.floor == "max" else total.relu_().add_(_WEIGHT_FLOOR)
+
+    def _query_side(self, queries: Tensor) -> Tensor:
+        """(Q, H, 33): what the key's 32 waves and a one are multiplied with."""
+        waves = _size_waves(queries).transpose(0, 1)
+        mixed = torch.bmm(waves, self._size_mixture).view(len(waves), len(queries), self.num_heads, 2)
+        bias = self._bias[:, None].expand(len(queries), -1, 1)
+        return torch.cat([mixed.permute(1, 2, 0, 3).flatten(2), bias], dim=2)
 
     def _room(self, count: int) -> Tensor:
         """(count, H, K), the same memory each time while it suffices."""
@@ -93,12 +101,14 @@ class GeometricWeights:
             self._memory = self._key_side.new_empty(count, self.num_heads, len(self.keys))
         return self._memory[:count]
 
-    def _add_centres(self, total: Tensor, distances: Tensor) -> None:
-        """Add the centre terms to ``total`` (Q, H, K), a few rows at a time."""
+    def _add_up(self, total: Tensor, query_side: Tensor, distances: Tensor) -> None:
+        """Write size and centre terms to ``total`` (Q, H, K), a few rows at a time, so that these stay in the cache."""
         rows = _rows_of_waves(len(self.keys), total.device)
         if self._pairs is None:
             self._pairs = PairWaves(rows, len(self.keys), total.device)
-        for some, distance in zip(torch.split(total, rows), torch.split(distances, rows), strict=True):
+        parts = (torch.split(t, rows) for t in (total, query_side, distances))
+        for some, side, distance in zip(*parts, strict=True):
+            torch.bmm(side, self._key_side.expand(len(side), -1, -1), out=some)
             some.baddbmm_(self._centre_weight.expand(len(some), -1, -1), self._pairs(distance))
 
 
@@ -113,23 +123,15 @@ def _size_waves(boxes: Tensor) -> Tensor:
     return torch.stack([angle.sin(), angle.cos()], dim=3).flatten(1, 2).float()
 
 
-def _with_constant(waves: Tensor) -> Tensor:
-    """(N, 17, 2): after the waves a one (and a zero), which the bias is multiplied with."""
-    return torch.cat([waves, waves.new_tensor([1.0, 0.0]).expand(len(waves), 1, 2)], dim=1)
+def _size_mixture(weight: Tensor) -> Tensor:
+    """(16, 2, 2 H): makes of the query's sine and cosine, frequency by frequency, what multiplies those of the key.
 
-
-def _size_key_side(waves: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """(34, H, K): what the query's 32 waves, a one and a zero are multiplied with.
-
-    With query angle a and key angle b: ``s sin(a - b) + c cos(a - b) = sin a (c sin b + s cos b) + cos a (c cos b -
-    s sin b)``; a matrix product of each frequency's waves (2, K) with its weights (2 H, 2).
+    With query angle a and key angle b: ``s sin(a - b) + c cos(a - b) = (c sin a - s cos a) sin b + (s sin a + c cos a)
+    cos b``.
     """
     sine, cosine = weight.view(-1, 2, 2, NUM_FREQUENCIES).permute(2, 1, 3, 0).flatten(1, 2)  # (16, H) each
-    none = torch.zeros_like(bias)[None]
-    on_sine = torch.cat([torch.stack([cosine, -sine], dim=1), torch.stack([bias[None], none], dim=1)])
-    on_cosine = torch.cat([torch.stack([sine, cosine], dim=1), torch.stack([none, none], dim=1)])
-    mixture = torch.stack([on_sine, on_cosine], dim=3).flatten(1, 2)  # (17, 2 H, 2)
-    return torch.bmm(mixture, _with_constant(waves).permute(1, 2, 0)).view(34, len(bias), len(waves))
+    of_sine, of_cosine = torch.stack([cosine, sine], dim=2), torch.stack([-sine, cosine], dim=2)
+    return torch.stack([of_sine, of_cosine], dim=1).flatten(2)
 
 
 def rows_per_chunk(num_keys: int, num_heads: int, device: torch.device) -> int:
