@@ -15,8 +15,9 @@ from vodbench.evaluation.scoring import compare, evaluate
 from vodbench.evaluation.synthetic import synthetic
 from vodbench.evaluation.truth import TruthSet
 from vodbench.gains import study_gains
+from vodbench.gains.pairs import _published_difference
 from vodbench.records import TrialRecord
-from vodbench.studies import Study, parse_study
+from vodbench.studies import Study, load_study, parse_study, published_points
 
 METHODS: list[dict[str, Any]] = [{"method": "a", "knobs": {"T": [1, 2, 4]}}, {"method": "b"}]
 
@@ -146,3 +147,22 @@ def test_the_papers_difference_stands_beside(
     chosen = [dataclasses.replace(r, method=renamed[r.method]) for r in trials if r.config.get("T") in (None, 4)]
     (gain,) = gains_of(asked, chosen, data, tmp_path)
     assert gain.paper == pytest.approx(0.009)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "expected"),
+    [
+        (("rdn-basic", {"N_b": 2}), ("rdn-basic", {"N_b": 1}), 0.015),  # not the row that leaves N_b open, twice
+        (("rdn-basic", {"N_b": 1}), ("faster-rcnn", {}), 0.040),  # Table 5, although Table 3 has both methods
+        (("rdn-basic", {"N_b": 2}), ("relation-network", {}), 0.024),  # Table 3
+        (("rdn", {"linking": "tube"}), ("rdn", {"linking": "none"}), 0.016),  # two tables of one paper
+        (("hvrnet", {"inter_modules": 0}), ("faster-rcnn", {}), 0.074),  # the other paper's own baseline
+        (("rdn", {"linking": "none", "T": 6}), ("rdn", {"linking": "none", "T": 2}), None),
+        (("selsa", {}), ("faster-rcnn", {}), None),
+    ],
+)
+def test_the_papers_difference_is_of_the_rows_that_say_most(a: Any, b: Any, expected: float | None) -> None:
+    published = published_points(load_study("gains-relation"))
+    trials = [record(method, 0, **config) for method, config in (a, b)]
+    found = _published_difference(*trials, published)
+    assert found == (None if expected is None else pytest.approx(expected))

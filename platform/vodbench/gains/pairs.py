@@ -180,9 +180,22 @@ class _Judge:
 
 
 def _published_difference(a: TrialRecord, b: TrialRecord, published: Sequence[PublishedPoint]) -> float | None:
-    for point in published:
-        if point.matches(a) and point.map is not None:
-            for other in published:
-                if other.matches(b) and other.source == point.source and other.map is not None:
-                    return point.map - other.map
-    return None
+    """Of the two points that say most about these trials: of one table, or else of one paper.
+
+    Rows that leave open what the trials differ in stand for both of them, and say nothing.
+    """
+    sides = [[p for p in published if p.map is not None and p.matches(record)] for record in (a, b)]
+    pairs = [
+        (p, q) for p in sides[0] for q in sides[1] if _paper(p) == _paper(q) and not (p.matches(b) and q.matches(a))
+    ]
+    if not pairs:
+        return None
+    p, q = max(pairs, key=lambda pair: (pair[0].source == pair[1].source, sum(len(point.settings) for point in pair)))
+    assert p.map is not None
+    assert q.map is not None
+    return p.map - q.map
+
+
+def _paper(point: PublishedPoint) -> str:
+    """The source without its table."""
+    return point.source.rpartition(", ")[0]
