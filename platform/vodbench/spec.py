@@ -242,11 +242,12 @@ class EncodedStream(Stream, Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Schedule:
-    """Optimisation of one stage. SGD with momentum; the rate falls by ``decay`` at each milestone."""
+    """Optimisation of one stage. The rate falls by ``decay`` at each milestone; ``optimizer``: sgd, rmsprop or adam."""
 
     iterations: int
     batch_size: int  # clips a step, summed over workers; whole groups where the clips come in groups
     learning_rate: float
+    optimizer: str = "sgd"
     momentum: float = 0.9
     weight_decay: float = 1e-4
     warmup_iterations: int = 0
