@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
 from vodbench.errors import UserError
 from vodbench.fingerprint import fingerprint
 from vodbench.knobs import MethodConfig
 from vodbench.registry import method_spec
-from vodbench.spec import Stage
+from vodbench.spec import ClipSpec, Stage
 
 TRAINING_SCHEMA = 1
 
@@ -53,7 +54,7 @@ def plan_stages(
                 "method": stage.method,
                 "settings": stage.config.training_settings(),
                 "schedule": dataclasses.asdict(stage.schedule),
-                "clips": dataclasses.asdict(stage.clips),
+                "clips": _clip_settings(stage.clips),
                 "parent": parent,
                 "data": data_fingerprint,
                 "split": split,
@@ -65,6 +66,11 @@ def plan_stages(
     if not planned:
         raise UserError(f"method '{method}' has no training stages; it cannot be trained")
     return tuple(planned)
+
+
+def _clip_settings(clips: ClipSpec) -> dict[str, Any]:
+    """``flow`` only where it is asked for: other clips, and the weights they gave, are what they were without it."""
+    return {name: value for name, value in dataclasses.asdict(clips).items() if name != "flow" or value}
 
 
 def _check_batch(stage: Stage) -> None:
