@@ -8,6 +8,7 @@ is being computed), and the code's revision (``TRAINING_SCHEMA`` is raised when 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,7 @@ from vodbench.errors import UserError
 from vodbench.fingerprint import fingerprint
 from vodbench.knobs import MethodConfig
 from vodbench.registry import method_spec
-from vodbench.spec import ClipSpec, Stage
+from vodbench.spec import ClipSpec, Schedule, Stage
 
 TRAINING_SCHEMA = 1
 
@@ -53,8 +54,8 @@ def plan_stages(
             {
                 "method": stage.method,
                 "settings": stage.config.training_settings(),
-                "schedule": dataclasses.asdict(stage.schedule),
-                "clips": _clip_settings(stage.clips),
+                "schedule": _without_later(stage.schedule),
+                "clips": _without_later(stage.clips),
                 "parent": parent,
                 "data": data_fingerprint,
                 "split": split,
@@ -68,9 +69,14 @@ def plan_stages(
     return tuple(planned)
 
 
-def _clip_settings(clips: ClipSpec) -> dict[str, Any]:
-    """``flow`` only where it is asked for: other clips, and the weights they gave, are what they were without it."""
-    return {name: value for name, value in dataclasses.asdict(clips).items() if name != "flow" or value}
+# Fields that records got later, with the values that leave everything as it was without them: a stage that does not use
+# them, and the weights it gave, keep their name.
+_LATER: Mapping[str, Any] = {"flow": False, "optimizer": "sgd"}
+
+
+def _without_later(record: ClipSpec | Schedule) -> dict[str, Any]:
+    values = dataclasses.asdict(record)
+    return {name: value for name, value in values.items() if name not in _LATER or value != _LATER[name]}
 
 
 def _check_batch(stage: Stage) -> None:
