@@ -60,3 +60,19 @@ def test_a_batch_is_made_of_whole_groups(learner: ModuleType, monkeypatch: pytes
     assert planned.stage.clips.group_size == 6
     with pytest.raises(UserError, match=r"stage .base. .* a batch of 8 clips .* 2 categories x 3 videos; .* of 6"):
         plan_stages("learner-base", learner.LearnerConfig(batch=8), "d", 0)
+
+
+def test_settings_that_came_later_leave_older_weights_their_names(
+    learner: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The fingerprint that a stage had before clips knew of flow and frames, and schedules of optimisers."""
+    from vodbench.training import fingerprints
+
+    monkeypatch.setattr(fingerprints, "fingerprint", lambda *parts: parts)
+    ((_, parts),) = [plan.fingerprint for plan in plan_stages("learner-base", learner.LearnerConfig(), "d", 0)]  # type: ignore[misc]
+    assert {"flow", "frames", "optimizer"}.isdisjoint({*parts["clips"], *parts["schedule"]})  # type: ignore[index]
+    assert {"num_supports", "whole_snippet"} < set(parts["clips"])  # type: ignore[index]
+    stills = ClipSpec(frames="stills")
+    monkeypatch.setattr(learner, "ClipSpec", lambda **_: stills)
+    ((_, parts),) = [plan.fingerprint for plan in plan_stages("learner-base", learner.LearnerConfig(), "d", 0)]  # type: ignore[misc]
+    assert parts["clips"]["frames"] == "stills"  # type: ignore[index]

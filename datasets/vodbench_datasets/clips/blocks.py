@@ -15,11 +15,13 @@ import pyarrow as pa
 
 from vodbench.errors import UserError
 from vodbench.images import decode
-from vodbench.spec import Clip, ClipFrame, Dataset, Floats, Frame
+from vodbench.spec import Clip, ClipFrame, ClipSpec, Dataset, Floats, Frame, Truth
 from vodbench_datasets.clips.flow import MotionSource, with_motion
 from vodbench_datasets.clips.plan import PlannedClip
 from vodbench_datasets.frames import FRAME_TYPE, from_columns, to_structs
 from vodbench_datasets.motion import Motion, flow_between
+
+_PLAIN = ClipSpec()
 
 SCHEMA = pa.schema(
     [
@@ -35,17 +37,20 @@ SCHEMA = pa.schema(
 )
 
 
-def read_block(dataset: Dataset, split: str, planned: Iterable[PlannedClip], *, flow: bool = False) -> pa.Table:
+def read_block(dataset: Dataset, split: str, planned: Iterable[PlannedClip], kind: ClipSpec = _PLAIN) -> pa.Table:
     """The encoded frames and truths of these clips, one row a clip, in the given order.
 
-    With ``flow`` (of a ``MotionSource`` only) also what their flow is computed from when they are decoded.
+    With ``kind.flow`` (of a ``MotionSource`` only) also what their flow is computed from when they are decoded.
+    Unlabelled clips travel without truths: no method can see by accident what it is not meant to know.
     """
     clips = list(planned)
     frames: list[Frame] = []
     bounds = [0]
     for clip in clips:
         read = dataset.read(split, clip.snippet, list(dict.fromkeys(clip.indices)))
-        frames += with_motion(cast(MotionSource, dataset), split, clip.snippet, read) if flow else read
+        if kind.frames == "unlabelled":
+            read = [replace(frame, truth=Truth.empty()) for frame in read]
+        frames += with_motion(cast(MotionSource, dataset), split, clip.snippet, read) if kind.flow else read
         bounds.append(len(frames))
     return pa.table(
         {
