@@ -231,6 +231,14 @@ def test_each_bin_reads_its_own_channel(pooling: Pooling) -> None:
 
 
 @POOLINGS
+@pytest.mark.parametrize("training", [True, False])
+def test_the_layout_in_memory_does_not_matter(pooling: Pooling, training: bool) -> None:
+    maps, boxes = maps_of(3, 3, requires_grad=training), [ODD_BOXES, random_boxes()]
+    other = maps.contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(pooling(other, boxes, 3, STRIDE), pooling(maps, boxes, 3, STRIDE), rtol=1e-5, atol=1e-6)
+
+
+@POOLINGS
 def test_maps_of_one_cell(pooling: Pooling) -> None:
     maps = torch.full((1, 9, 1, 1), 2.0)
     pooled = pooling(maps, [torch.tensor([[0.0, 0.0, 3.0, 3.0]])], 3, STRIDE)

@@ -71,6 +71,8 @@ class DeformableConv2d(nn.Conv2d):
     def __init__(self, plain: nn.Conv2d, groups: int) -> None:
         padding, dilation = int(plain.padding[0]), plain.dilation[0]
         channels = plain.in_channels
+        if channels % groups:
+            raise ValueError(f"{groups} groups do not divide the {channels} channels of the convolution")
         super().__init__(
             channels, plain.out_channels, 3, padding=padding, dilation=dilation, bias=plain.bias is not None
         )
@@ -86,7 +88,10 @@ class DeformableConv2d(nn.Conv2d):
 
 
 def make_deformable(module: nn.Module, groups: int) -> None:
-    """Replace every 3x3 convolution inside ``module`` by a deformable one with the same weights."""
+    """Replace every 3x3 convolution inside ``module`` by a deformable one with the same weights.
+
+    ``ValueError`` where ``groups`` does not divide the channels of one.
+    """
     for name, child in list(module.named_children()):
         if isinstance(child, nn.Conv2d) and child.kernel_size == (3, 3):
             setattr(module, name, DeformableConv2d(child, groups))
@@ -118,7 +123,7 @@ def deformable_ps_roi_pool(
     counts = [len(own) for own in boxes]
     starts, extents = rounded_extents(torch.cat(list(boxes)).to(maps.dtype), stride)
     moves = maps.new_zeros((sum(counts), 2, size, size)) if offsets is None else offsets * offset_scale
-    moves = moves.unflatten(1, (-1, 2))  # (sum n, G, 2, k, k)
+    moves = moves.view(len(moves), moves.shape[1] // 2, 2, size, size)
     bins = torch.arange(size, device=maps.device, dtype=maps.dtype)
     x = _samples(starts[:, 0], extents[:, 0], bins, moves[:, :, 0], sampling)  # (sum n, G, k, k, s)
     y = _samples(starts[:, 1], extents[:, 1], bins[:, None], moves[:, :, 1], sampling)
@@ -146,9 +151,10 @@ def _mean_of_samples(image: Tensor, x: Tensor, y: Tensor) -> Tensor:
     inside_x = (x >= -0.5) & (x <= width - 0.5)
     inside_y = (y >= -0.5) & (y <= height - 0.5)
     used = (inside_y[..., :, None] & inside_x[..., None, :]).to(image.dtype)  # (n, G, k, k, s, s)
-    grid = torch.stack(torch.broadcast_tensors(_unit(x, width)[..., None, :], _unit(y, height)[..., :, None]), dim=-1)
+    across = _unit(x, width)[..., None, :].expand_as(used)
+    grid = torch.stack((across, _unit(y, height)[..., :, None].expand_as(used)), dim=-1)
     # One picture a part and bin: (G * k * k, C / G, H, W), looked at in n x s^2 places.
-    pictures = image.view(parts, outputs, size * size, height, width).transpose(1, 2).flatten(0, 1)
+    pictures = image.reshape(parts, outputs, size * size, height, width).transpose(1, 2).flatten(0, 1)
     places = grid.permute(1, 2, 3, 0, 4, 5, 6).reshape(len(pictures), count, sampling**2, 2)
     values = F.grid_sample(pictures, places, padding_mode="border", align_corners=True)  # (G k k, C / G, n, s^2)
     values = values.view(parts, size, size, outputs, count, sampling**2)

@@ -44,16 +44,17 @@ def ps_roi_pool(maps: Tensor, boxes: Sequence[Tensor], size: int, stride: int) -
     left, right = _whole_cells(starts[:, 0], extents[:, 0], size, width)  # (sum n, k)
     top, bottom = _whole_cells(starts[:, 1], extents[:, 1], size, height)
     integral = F.pad(maps.double().cumsum(2).cumsum(3), (1, 0, 1, 0))
-    integral = integral.unflatten(1, (-1, size, size))  # (N, C, k, k, H + 1, W + 1)
+    integral = integral.view(len(maps), -1, size, size, height + 1, width + 1)
     counts = torch.tensor([len(b) for b in boxes], device=maps.device)
     image = torch.arange(len(boxes), device=maps.device).repeat_interleave(counts)[:, None, None]
     bins = torch.arange(size, device=maps.device)
 
-    def up_to(row: Tensor, column: Tensor) -> Tensor:
+    def above_left(row: Tensor, column: Tensor) -> Tensor:
         """(sum n, k, k, C) sums of all cells above and left of a corner."""
-        return integral[image, :, bins[:, None], bins, row[:, :, None], column[:, None, :]]
+        corners: Tensor = integral[image, :, bins[:, None], bins, row[:, :, None], column[:, None, :]]
+        return corners
 
-    sums = up_to(bottom, right) - up_to(top, right) - up_to(bottom, left) + up_to(top, left)
+    sums = above_left(bottom, right) - above_left(top, right) - above_left(bottom, left) + above_left(top, left)
     area = (bottom - top)[:, :, None] * (right - left)[:, None, :]
     means = torch.where((area > 0)[..., None], sums / area.clamp(min=1)[..., None], 0.0)
     return means.permute(0, 3, 1, 2).to(maps.dtype)
@@ -90,7 +91,8 @@ def _align_by_bags(maps: Tensor, boxes: Sequence[Tensor], size: int, stride: int
         cells = rows[:, :, None, :, None] * width + columns[:, None, :, None, :]  # (n, k, k, 2 s, 2 s)
         weights = down[:, :, None, :, None] * across[:, None, :, None, :]
         first = torch.arange(size * size).view(size, size, 1, 1) * (height * width)
-        table = image.view(-1, size * size * height * width).t().contiguous()  # a row: one cell as one bin sees it
+        # A row of the table is one cell as one bin sees it.
+        table = image.reshape(-1, size * size, height, width).permute(1, 2, 3, 0).flatten(0, 2).contiguous()
         bags = F.embedding_bag(
             (cells + first).flatten(3).flatten(0, 2),
             table,
