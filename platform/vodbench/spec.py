@@ -82,8 +82,8 @@ class SnippetInfo:
 class ClipSpec:
     """What a training stage wants drawn around each reference frame.
 
-    ``num_supports`` frames at offsets drawn without replacement from [offset_low, offset_high] without 0, then
-    clamped to the snippet's ends (a still image stands in for its own supports). With ``whole_snippet`` they are drawn
+    ``num_supports`` frames at offsets drawn without replacement from [offset_low, offset_high] without 0 (with it where
+    ``own_frame`` says so), then clamped to the snippet's ends (a still image stands in for its own supports). With ``whole_snippet`` they are drawn
     from all other frames of the snippet instead, whatever the range; where there are too few, some come again. The clip
     shares one flip decision.
 
@@ -102,6 +102,7 @@ class ClipSpec:
     categories: int = 0
     videos: int = 0
     flow: bool = False
+    own_frame: bool = False
 
     def __post_init__(self) -> None:
         if self.flow and not self.num_supports:

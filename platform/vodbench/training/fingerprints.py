@@ -71,7 +71,7 @@ def plan_stages(
 
 # Fields that records got later, with the values that leave everything as it was without them: a stage that does not use
 # them, and the weights it gave, keep their name.
-_LATER: Mapping[str, Any] = {"flow": False, "optimizer": "sgd"}
+_LATER: Mapping[str, Any] = {"flow": False, "own_frame": False, "optimizer": "sgd"}
 
 
 def _without_later(record: ClipSpec | Schedule) -> dict[str, Any]:
