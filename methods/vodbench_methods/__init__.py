@@ -8,6 +8,7 @@ METHODS: dict[str, str] = {
     "rdn": "vodbench_methods.rdn.specs:FULL",
     "selsa": "vodbench_methods.selsa.model:SPEC",
     "hvrnet": "vodbench_methods.hvrnet.specs:SPEC",
+    "semi-dff": "vodbench_methods.semidff.specs:SPEC",
 }
 
 # Benchmarks of what the methods are made of: name under `vodbench bench` -> module with `command` and its `EPILOG`.

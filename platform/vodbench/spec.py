@@ -90,8 +90,8 @@ CLIP_FRAMES = ("all", "stills", "videos", "unlabelled")
 class ClipSpec:
     """What a training stage wants drawn around each reference frame.
 
-    ``num_supports`` frames at offsets drawn without replacement from [offset_low, offset_high] without 0, then
-    clamped to the snippet's ends (a still image stands in for its own supports). With ``whole_snippet`` they are drawn
+    ``num_supports`` frames at offsets drawn without replacement from [offset_low, offset_high] without 0 (with it where
+    ``own_frame`` says so), then clamped to the snippet's ends (a still image stands in for its own supports). With ``whole_snippet`` they are drawn
     from all other frames of the snippet instead, whatever the range; where there are too few, some come again. The clip
     shares one flip decision.
 
@@ -114,6 +114,7 @@ class ClipSpec:
     categories: int = 0
     videos: int = 0
     flow: bool = False
+    own_frame: bool = False
     frames: str = "all"
 
     def __post_init__(self) -> None:

@@ -78,6 +78,9 @@ class RFCN(SingleFrameDetector):
         _, c5 = self._inference_backbone()(batch.tensor)
         return F.relu(self.reduction(c5))
 
+    def feature_parts(self) -> list[nn.Module]:
+        return [self.backbone, self.reduction]
+
     def maps(self, feature_map: Tensor) -> tuple[Tensor, Tensor]:
         """What the RPN sees, and the position-sensitive maps: (C + 1 + 4) * k * k, then those of the offsets if any."""
         rpn_map, roi_map = feature_map.chunk(2, dim=1)

@@ -86,12 +86,16 @@ class SemiDFFConfig(KeyFrames, FlowNetworkConfig):
                 f"(it is {self.key_frame_range})"
             )
 
-    def unlabelled_clips(self, *, steady: bool = False) -> ClipSpec:
-        """Frames of videos, labelled or not, with a key frame before each; ``steady``: with one frame more."""
+    def unlabelled_clips(self, *, num_supports: int = 1, own_frame: bool = False) -> ClipSpec:
+        """Frames of videos, labelled or not, and frames before each; the first of these is its key frame.
+
+        ``own_frame``: which may be the frame itself, where there is something to learn from its own features.
+        """
         return ClipSpec(
-            num_supports=2 if steady else 1,
+            num_supports=num_supports,
             offset_low=-self.key_frame_range,
             offset_high=0,
+            own_frame=own_frame,
             flip_probability=self.flip_probability,
             frames="unlabelled",
         )

@@ -1,4 +1,4 @@
-"""What stage 2 of semi-DFF minimises (Han et al., ACM MM 2018, Sec. 3.3). No loss knows a label.
+"""What stage 2 of semi-DFF minimises (Han et al., ACM MM 2018). No loss knows a label.
 
 T: temperature. K: classes of a softmax. In every function the mean is taken within an image first, then over images.
 

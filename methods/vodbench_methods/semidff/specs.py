@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from vodbench.knobs import MethodConfig
-from vodbench.spec import MethodSpec, Stage
+from vodbench.spec import ClipSpec, MethodSpec, Stage
 from vodbench_methods.detection.faster_rcnn import latency
 from vodbench_methods.semidff.config import SMALL, TINY, SemiDFFConfig
 from vodbench_methods.semidff.model import JOINT, REGRESSION, SEMANTICS, SemiDFF
@@ -29,25 +31,21 @@ def _stages(config: MethodConfig) -> tuple[Stage, ...]:
 
 
 def _regression(config: SemiDFFConfig) -> Stage:
-    return _stage(REGRESSION, config, config.regression_iterations, steady=config.regression_loss == "steady")
+    clips = config.unlabelled_clips(num_supports=2 if config.regression_loss == "steady" else 1)
+    return _stage(REGRESSION, config, clips, config.regression_iterations)
 
 
 def _semantics(config: SemiDFFConfig) -> Stage:
-    return _stage(SEMANTICS, config, config.semantic_iterations)
+    return _stage(SEMANTICS, config, config.unlabelled_clips(own_frame=True), config.semantic_iterations)
 
 
 def _joint(config: SemiDFFConfig) -> Stage:
-    return _stage(JOINT, config, config.semantic_iterations, steady=config.regression_loss == "steady")
+    return replace(_regression(config), name=JOINT, schedule=config.unlabelled_schedule(config.semantic_iterations))
 
 
-def _stage(name: str, config: SemiDFFConfig, iterations: int, *, steady: bool = False) -> Stage:
-    return Stage(
-        name=name,
-        method=SPEC.name,
-        config=config,
-        clips=config.unlabelled_clips(steady=steady),
-        schedule=config.unlabelled_schedule(iterations),
-    )
+def _stage(name: str, config: SemiDFFConfig, clips: ClipSpec, iterations: int) -> Stage:
+    schedule = config.unlabelled_schedule(iterations)
+    return Stage(name=name, method=SPEC.name, config=config, clips=clips, schedule=schedule)
 
 
 SPEC = MethodSpec(

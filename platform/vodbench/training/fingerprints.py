@@ -71,7 +71,13 @@ def plan_stages(
 
 # Fields that records and configurations got later, with the values that leave everything as it was without them: a
 # stage that does not use them, and the weights it gave, keep their name.
-_LATER: Mapping[str, Any] = {"flow": False, "optimizer": "sgd", "frames": "all", "training_frames": "all"}
+_LATER: Mapping[str, Any] = {
+    "flow": False,
+    "own_frame": False,
+    "frames": "all",
+    "training_frames": "all",
+    "optimizer": "sgd",
+}
 
 
 def _without_later(values: Mapping[str, Any]) -> dict[str, Any]:
