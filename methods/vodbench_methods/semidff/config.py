@@ -34,13 +34,13 @@ class SemiDFFConfig(KeyFrames, FlowNetworkConfig):
     # ---- stage 2
     second_stage: str = knob(
         "two-step",
-        "learning from unlabelled video: reg: predict the teacher's features; sem: answer as the teacher does; two-step: "
-        "sem after reg; joint: both losses at once",
+        "learning from unlabelled video: reg: predict the frame's features; sem: answer as the teacher does; "
+        "two-step: reg, then sem; joint: both losses at once",
         choices=("reg", "sem", "two-step", "joint"),
     )
     prediction: str = knob(
         "flow",
-        "where a frame's features come from: the key frame's, warped; or generative: computed from them by convolutions",
+        "a frame's features: flow: the key frame's, warped; generative: computed from them by convolutions",
         choices=("flow", "generative"),
     )
     generator_channels: int = knob(512, "channels between the two convolutions (prediction = generative)", low=1)
@@ -73,7 +73,7 @@ class SemiDFFConfig(KeyFrames, FlowNetworkConfig):
         if self.warm_start == "none" or self.freeze_detector:
             raise UserError(
                 f"warm_start = '{self.warm_start}' and freeze_detector = {self.freeze_detector} are not accepted: "
-                "semi-DFF starts from a trained detector, and 'trained' says what of it stays; give 'detector' and false"
+                "semi-DFF starts from a trained detector, and 'trained' says what of it stays; give 'detector', false"
             )
         if self.second_stage != "reg" and not (self.inter_class or self.attention or self.bbox):
             raise UserError(

@@ -31,7 +31,7 @@ def describe_pair(network: FlowNetwork, current: Tensor, key: Tensor) -> PairFea
 
 
 class FeatureGenerator(nn.Module):
-    """(N, F, h, w) features of pairs and the key frames' (N, C, h, w) maps -> (N, C, h, w) maps of the current frames."""
+    """(N, F, h, w) features of pairs and (N, C, h, w) maps of the key frames -> (N, C, h, w) of the current ones."""
 
     def __init__(self, pair_channels: int, map_channels: int, hidden: int) -> None:
         super().__init__()

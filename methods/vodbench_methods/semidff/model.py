@@ -1,7 +1,7 @@
 """Semi-DFF (Han et al., Semi-Supervised DFF, ACM MM 2018).
 
-Stage 1 trains a single-frame detector with labels. Stage 2 sees video alone: a teacher, the detector as stage 1 left it,
-looks at frame i itself; the student looks at what its key frame k lends, and learns
+Stage 1 trains a single-frame detector with labels. Stage 2 sees video alone: a teacher, the detector as stage 1 left
+it, looks at frame i itself; the student looks at what its key frame k lends, and learns
 
     regression (2a)   to have the teacher's features:  |W(F_k, M) * S - F_i|^2 / (C H W)
     semantics (2b)    to give the teacher's answers:   RPN and head, on the teacher's proposals (``losses``)

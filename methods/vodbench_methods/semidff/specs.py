@@ -51,7 +51,7 @@ def _stage(name: str, config: SemiDFFConfig, clips: ClipSpec, iterations: int) -
 SPEC = MethodSpec(
     name="semi-dff",
     summary="Deep Feature Flow whose feature flow is learned from unlabelled video, from a single-frame detector",
-    paper="Han et al., Semi-Supervised DFF: Decoupling Detection and Feature Flow for Video Object Detectors, ACM MM 2018",
+    paper="Han et al., Semi-Supervised DFF: Decoupling Detection and Feature Flow, ACM MM 2018",
     config=SemiDFFConfig,
     presets={"paper": {}, "small": SMALL, "tiny": TINY},
     build=_build,
