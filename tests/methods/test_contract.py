@@ -427,13 +427,11 @@ def test_a_batch_is_the_mean_of_its_clips(spec: MethodSpec) -> None:
 
 
 def test_a_few_steps_lower_the_loss(spec: MethodSpec) -> None:
+    """From weights that answer something: who learns from himself learns nothing from a blank detector."""
     config = deterministic(spec)
-    torch.manual_seed(0)
-    method = spec.build(config, len(CLASSES))
-    assert isinstance(method, torch.nn.Module)
-    method.begin_stage(spec.stages(config)[-1])
+    method = begun(spec, config)
     clips = training_group(spec, config)
-    trained = [p for p in method.parameters() if p.requires_grad]
+    trained = [p for p in method.parameters() if p.requires_grad]  # type: ignore[attr-defined]
     optimizer = torch.optim.SGD(trained, lr=0.02, momentum=0.9)
     history = []
     for _ in range(12):

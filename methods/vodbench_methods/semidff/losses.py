@@ -28,7 +28,7 @@ def cells_inside(sizes: Sequence[tuple[int, int]], shape: tuple[int, int], strid
 
 
 def feature_regression(predicted: Tensor, target: Tensor, inside: Tensor, *, absolute: bool = False) -> Tensor:
-    """1 / (C H W) of the sum of squared (or absolute) differences of (N, C, h, w) maps, H W: cells ``inside`` (N, h, w)."""
+    """Mean square (or absolute) difference of (N, C, h, w) maps: 1 / (C H W), of the cells ``inside`` (N, h, w)."""
     difference = (predicted - target).float()
     per_cell = (difference.abs() if absolute else difference.square()).mean(dim=1)
     return _mean_where(per_cell, inside)
