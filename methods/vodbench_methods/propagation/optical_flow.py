@@ -18,7 +18,7 @@ from vodbench.spec import Clip, ClipSpec, MethodSpec, Stage
 from vodbench.transforms import flip_flow
 from vodbench_methods.detection.faster_rcnn import latency
 from vodbench_methods.detection.records import Batch
-from vodbench_methods.flow import multi_scale_loss
+from vodbench_methods.flow import ScaledFlow, multi_scale_loss
 from vodbench_methods.flow.truth import resized
 from vodbench_methods.propagation.config import SMALL, TINY, FlowConfig, OpticalFlowConfig
 from vodbench_methods.propagation.model import FlowDetector
@@ -38,7 +38,7 @@ class OpticalFlowDetector(FlowDetector):
         pyramid = self.flow.pyramid(self.colours(batch), self.colours(other))
         # Clip by clip: a mean over the known pixels of a batch would weigh the clips by how much of them is known.
         losses = [
-            multi_scale_loss([level.part(index) for level in pyramid], known_flow(clip, batch, index))
+            multi_scale_loss([_one(level, index) for level in pyramid], known_flow(clip, batch, index))
             for index, clip in enumerate(clips)
         ]
         return {"flow": torch.stack(losses).mean()}
@@ -55,6 +55,10 @@ def known_flow(clip: Clip, batch: Batch, index: int) -> Tensor:
     height, width = batch.sizes[index]
     padding = (0, batch.tensor.shape[3] - width, 0, batch.tensor.shape[2] - height)
     return F.pad(resized(truth, (height, width)), padding, value=torch.nan)[None]
+
+
+def _one(level: ScaledFlow, index: int) -> ScaledFlow:
+    return ScaledFlow(level.flow[index : index + 1], level.stride)
 
 
 def propagation_stages(config: FlowConfig, method: str, clips: ClipSpec) -> tuple[Stage, ...]:
