@@ -48,6 +48,8 @@ class RayClips:
     """Gives a data set ``training_clips`` and ``snippet_frames``. The data set is picklable and names its training
     frames."""
 
+    root: str
+
     @property
     def fingerprint_is_sampled(self) -> bool:
         """Whether ``fingerprint`` covers a sample of the annotations only (shards then take one over every row)."""

@@ -54,7 +54,8 @@ def soft_cross_entropy(student: Tensor, teacher: Tensor, temperature: float) -> 
     The cross entropy less the teacher's own entropy, which no weight changes; T^2 keeps gradients of one size whatever
     T is (Hinton et al. 2015). At T = infinity it is its limit, the squared distance of centred logits over 2 K.
     """
-    student, teacher = student.float(), teacher.float()
+    dtype = torch.promote_types(student.dtype, torch.float32)
+    student, teacher = student.to(dtype), teacher.to(dtype)
     if math.isinf(temperature):
         difference = student - teacher
         return (difference - difference.mean(dim=-1, keepdim=True)).square().mean(dim=-1) / 2
