@@ -37,6 +37,7 @@ SHRUNK = {
     "train_proposals": 12,
     "train_candidates": 60,
     "fc_channels": 32,
+    "map_channels": 16,
     "heads": 4,
     "T": 2,
     "K": 5,

@@ -75,6 +75,6 @@ def _without_head(preset: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in preset.items() if name in DetectorConfig.knobs()}
 
 
-_SMALL_MAPS: Mapping[str, Any] = {"map_channels": 64, "map_dilation": 2, "roi_size": 5, "weight_decay": 1e-4}
+_SMALL_MAPS: Mapping[str, Any] = {"map_channels": 64, "map_dilation": 2, "roi_size": 3, "weight_decay": 1e-4}
 TINY: Mapping[str, Any] = {**_without_head(FASTER_RCNN_TINY), **_SMALL_MAPS}
 SMALL: Mapping[str, Any] = {**_without_head(FASTER_RCNN_SMALL), **_SMALL_MAPS}

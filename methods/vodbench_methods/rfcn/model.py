@@ -82,7 +82,8 @@ class RFCN(SingleFrameDetector):
 
     def maps(self, feature_map: Tensor) -> tuple[Tensor, Tensor]:
         """What the RPN sees, and the position-sensitive maps: (C + 1 + 4) * k * k, then those of the offsets if any."""
-        rpn_map, roi_map = feature_map.chunk(2, dim=1)
+        # Halves of a channels_last map have gaps, and convolutions over gaps are slow on a CPU.
+        rpn_map, roi_map = (half.contiguous() for half in feature_map.chunk(2, dim=1))
         scores = self.score_maps(roi_map)
         return rpn_map, scores if self.offset_maps is None else torch.cat((scores, self.offset_maps(roi_map)), dim=1)
 
