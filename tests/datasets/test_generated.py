@@ -197,7 +197,7 @@ def test_liveliness_slows_objects_down_and_leaves_the_rest_as_it_was() -> None:
         full, half = calm(number), calm(number, liveliness=(0.5, 0.5))
         np.testing.assert_array_equal(full.background, half.background)
         np.testing.assert_array_equal(full.paths[0].centres[0], half.paths[0].centres[0])
-        np.testing.assert_allclose(  # no turning back at the borders in so few frames, or in both
+        np.testing.assert_allclose(  # the first step: neither turns back at a border
             np.hypot(*np.diff(half.paths[0].centres, axis=0)[0]),
             np.hypot(*np.diff(full.paths[0].centres, axis=0)[0]) / 2,
             rtol=1e-2,
