@@ -174,8 +174,6 @@ def _view(scene: Scene, frame: int, shake: Floats) -> Floats:
     return np.array([[1, 0, offset[0]], [0, 1, offset[1]]], np.float32)
 
 
-
-
 def _cover(scene: Scene, track: int, frame: int, mask: Bools) -> Bools:
     """Where something in front hides an object: that share of its width, from one side."""
     cover = np.zeros_like(mask)
@@ -199,7 +197,6 @@ def _blurred(scene: Scene, frame: int, picture: Image, shake: Floats) -> Image:
         sigma = defocus * _DEFOCUS * scene.config.size
         picture = np.asarray(cv2.GaussianBlur(picture, (0, 0), sigma, borderType=cv2.BORDER_REFLECT), np.uint8)
     return picture
-
 
 
 def _noisy(scene: Scene, frame: int, picture: Image) -> Image:
