@@ -114,8 +114,8 @@ def initialise(network: FlowNetwork, how: Initialisation | None) -> None:
     """Fresh weights; biases zero, and the scale map the identity.
 
     ``kaiming``: He et al. 2015 for the networks' LeakyReLU; the flow and update heads start at zero, so that an
-    untrained network leaves maps where they are. ``normal``: N(0, 0.02) for every weight (semi-DFF). None: as the layers come, for
-    weights that are loaded anyway.
+    untrained network leaves maps where they are. ``normal``: N(0, 0.02) for every weight (semi-DFF). None: as
+    the layers come, for weights that are loaded anyway.
     """
     if how is None:
         return

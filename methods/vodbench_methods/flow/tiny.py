@@ -1,8 +1,8 @@
 """A flow network for small frames on CPUs.
 
 FlowNetC in miniature. On moving textured shapes (128 px, motion up to 12 px, mean 2.0), 400 steps of 8 pairs, 25 s of
-one core, left an end-point error of 0.66 px; a FlowNetS of this size, both images as six channels, was at 1.79. Comparing
-cells by cosine matters: with raw features nothing was learnt in that time.
+one core, left an end-point error of 0.66 px; a FlowNetS of this size, both images as six channels, was at 1.79. Cells
+are compared by cosine: with raw features nothing was learnt in that time.
 """
 
 from __future__ import annotations
