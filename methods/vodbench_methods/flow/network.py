@@ -63,10 +63,13 @@ class FlowHeads(nn.Module):
 class FlowNetwork(nn.Module):
     """Base of the flow networks: a feature map for each pair of frames, and heads on it.
 
+    A subclass sets ``heads`` and takes, besides its own, these settings:
+
     feature_stride: pixels a cell of the detector's map.
     map_channels: C of the scale map; None leaves it out.
     with_update: whether THP's update logits are predicted.
     mean: subtracted from the images, RGB in 0..1.
+    initialisation: see ``initialise``.
     """
 
     heads: FlowHeads

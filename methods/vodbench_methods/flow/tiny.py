@@ -7,6 +7,7 @@ are compared by cosine: with raw features nothing was learnt in that time.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -91,5 +92,5 @@ class FlowNetTiny(FlowNetwork):
 
 def _unit(features: Tensor) -> Tensor:
     """Cells of mean square 1, so that correlations, means over channels, are cosines."""
-    unit: Tensor = F.normalize(features, dim=1)
-    return unit * features.shape[1] ** 0.5
+    unit: Tensor = F.normalize(features, dim=1) * math.sqrt(features.shape[1])
+    return unit
