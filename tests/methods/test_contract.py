@@ -37,6 +37,7 @@ SHRUNK = {
     "train_proposals": 12,
     "train_candidates": 60,
     "fc_channels": 32,
+    "map_channels": 16,
     "heads": 4,
     "T": 2,
     "K": 5,
@@ -52,6 +53,9 @@ SHRUNK = {
     "score_threshold": 0.01,
     "max_detections": 60,
 }
+
+# Where the shrunk value is not what the method is about.
+OWN: dict[str, dict[str, Any]] = {"r-fcn": {"key_frame_interval": 1}}
 
 # Another value of each inference knob, far enough from SHRUNK's to show in the detections.
 CHANGED: dict[str, Any] = {
@@ -79,7 +83,10 @@ NEEDS: dict[str, dict[str, Any]] = {"unlinked": {"linking": "tube"}}
 
 def shrunk(spec: MethodSpec, **changes: Any) -> MethodConfig:
     known = spec.config.knobs()
-    wanted = {**spec.presets["tiny"], **{k: v for k, v in {**SHRUNK, **changes}.items() if k in known}}
+    wanted = {
+        **spec.presets["tiny"],
+        **{k: v for k, v in {**SHRUNK, **OWN.get(spec.name, {}), **changes}.items() if k in known},
+    }
     return spec.config.from_mapping(wanted)
 
 
@@ -112,6 +119,7 @@ def training_clip(
     flip: bool = False,
     number: int = 0,
     category: int | None = None,
+    flow: bool = False,
 ) -> Clip:
     count = 2 if boxes else 0
     truth = Truth(
@@ -121,7 +129,8 @@ def training_clip(
         np.zeros(count, np.bool_),
         np.zeros(count, np.bool_),
     )
-    frames = [ClipFrame(i, image, truth) for i, image in enumerate(images)]
+    shift = np.full((*images[0].shape[:2], 2), (2, -1), np.float32) if flow else None
+    frames = [ClipFrame(i, image, truth, shift if i else None) for i, image in enumerate(images)]
     return Clip(number, f"snippet {number}", frames[0], tuple(frames[1 : 1 + num_supports]), flip, category)
 
 
@@ -139,6 +148,7 @@ def training_group(
             flip=flip,
             number=number,
             category=1 + (number - first) // clips.videos if clips.categories else None,
+            flow=clips.flow,
         )
         for number in range(first, first + clips.group_size)
     ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -76,22 +76,13 @@ def truth(rng: np.random.Generator, count: int) -> Truth:
     return Truth(boxes, rng.integers(1, CLASSES + 1, count), np.arange(count), flags, flags)
 
 
-def clip(
-    offsets: Sequence[int] = (-2,),
-    *,
-    number: int = 0,
-    boxes: int = 2,
-    height: int = 56,
-    width: int = 72,
-    labels: int = 0,
-) -> Clip:
+def clip(offsets: Sequence[int] = (-2,), *, number: int = 0, boxes: int = 2, labels: int = 0) -> Clip:
     """Frame 5 of a picture that moves, and frames at ``offsets`` from it."""
-    rng = np.random.default_rng([number, height, width])
-    picture = rng.integers(0, 255, (height, width + 40, 3), dtype=np.uint8)
+    picture = np.random.default_rng(number).integers(0, 255, (56, 112, 3), dtype=np.uint8)
     marks = np.random.default_rng([labels, number])
 
     def frame(index: int) -> ClipFrame:
-        shown = np.ascontiguousarray(picture[:, 2 * index : 2 * index + width])
+        shown = np.ascontiguousarray(picture[:, 2 * index : 2 * index + 72])
         return ClipFrame(index, shown, truth(marks, boxes))
 
     return Clip(number, "s", frame(5), tuple(frame(5 + offset) for offset in offsets), flip=bool(number % 2))
@@ -216,11 +207,9 @@ def test_a_student_that_is_its_teacher_has_nothing_to_learn(detector: str, sched
             for name, parameter in method.flow.heads.named_parameters():
                 if name.startswith(("flow", "scale")):
                     parameter.zero_()
-    same, other = method.losses([clip((0,))]), method.losses([clip((-3,))])
-    assert {name: float(value.detach()) for name, value in same.items()} == dict.fromkeys(
-        same, pytest.approx(0, abs=1e-9)
-    )
-    assert all(value > 1e-6 for value in values(other).values())
+    same, other = values(method.losses([clip((0,))])), values(method.losses([clip((-3,))]))
+    assert all(abs(same[name]) < 1e-6 for name in same)  # a sum of float32 probabilities, rounded
+    assert all(other[name] > 1e-3 for name in other)
 
 
 def test_only_the_terms_that_are_switched_on_are_there() -> None:
@@ -425,32 +414,35 @@ def test_an_infinite_temperature_is_a_word() -> None:
 # ---- training without labels
 
 
-def trained_on(clips: Iterator[Clip], start: SemiDFF, stage: int, steps: int = 3) -> dict[str, Tensor]:
-    return trainer_for(start, stage, steps, clips).module.state_dict()
+def trained_on(clips: Iterable[Clip], start: SemiDFF, steps: int) -> StageTrainer:
+    """The last stage as a worker runs it: from ``start``'s weights, the first ``steps`` of its steps."""
+    trainer = at_the_start(start)
+    trainer.schedule = replace(trainer.schedule, iterations=steps)
+    trainer.run(iter(clips))
+    return trainer
 
 
-def trainer_for(start: SemiDFF, stage: int, steps: int, clips: Iterator[Clip] = iter(())) -> StageTrainer:
-    """Stage ``stage`` as a worker runs it: from ``start``'s weights, ``steps`` steps."""
+def at_the_start(start: SemiDFF) -> StageTrainer:
     torch.manual_seed(7)
-    planned = SPEC.stages(start.config)[stage]
-    planned = replace(planned, schedule=replace(planned.schedule, iterations=steps))
     method = SPEC.build(start.config, CLASSES)
     method.load_initial(start.state_dict())
-    trainer = StageTrainer(method, planned, index=stage, seed=3)
-    trainer.run(clips)
-    return trainer
+    return StageTrainer(method, SPEC.stages(start.config)[-1], index=2, seed=3)
+
+
+def same_weights(one: StageTrainer, other: StageTrainer) -> bool:
+    theirs = other.module.state_dict()
+    return all(torch.equal(value, theirs[name]) for name, value in one.module.state_dict().items())
 
 
 @pytest.mark.parametrize("schedule", ["reg", "sem", "joint"])
 def test_scrambled_labels_change_nothing(schedule: str) -> None:
     start = built(configured(second_stage=schedule))
-    results = []
-    for labels, boxes in ((0, 2), (1, 3), (2, 0)):
-        clips = (clip((-1 - number % 3,), number=number, labels=labels, boxes=boxes) for number in range(6))
-        results.append(trained_on(clips, start, -1))
-    assert any(not torch.equal(value, start.state_dict()[name]) for name, value in results[0].items())
-    for other in results[1:]:
-        assert all(torch.equal(value, other[name]) for name, value in results[0].items())
+    first, *others = [
+        trained_on((clip((-1 - n % 3,), number=n, labels=labels, boxes=boxes) for n in range(6)), start, 3)
+        for labels, boxes in ((0, 2), (1, 3), (2, 0))
+    ]
+    assert not same_weights(first, at_the_start(start))
+    assert all(same_weights(first, other) for other in others)
 
 
 def test_labels_removed_from_the_data_change_nothing(tmp_path: Path) -> None:
@@ -466,10 +458,10 @@ def test_labels_removed_from_the_data_change_nothing(tmp_path: Path) -> None:
         read = dataset.read("train", dataset.snippets("train")[0].id)
         seen.append(sum(len(frame.truth.boxes) for frame in read))
         plan = plan_of(dataset, stage.clips, split="train", seed=1)
-        clips = decode_block(read_block(dataset, "train", [plan[number] for number in range(8)], stage.clips))
-        results.append(trained_on(clips, start, -1, steps=4))
+        block = read_block(dataset, "train", [plan[number] for number in range(8)], stage.clips)
+        results.append(trained_on(decode_block(block), start, 4))
     assert seen[0] > 0 == seen[1]
-    assert all(torch.equal(value, results[1][name]) for name, value in results[0].items())
+    assert same_weights(*results)
 
 
 @pytest.mark.parametrize("schedule", ["two-step", "joint"])
@@ -477,15 +469,9 @@ def test_a_stage_that_was_cut_short_goes_on_bit_by_bit(schedule: str) -> None:
     """A worker that comes back makes its teacher from the weights that the stage began with, not from its own."""
     start = built(configured(second_stage=schedule, trained="temporal+spatial"))
     clips = [clip((-1 - number % 3,), number=number) for number in range(12)]
-    whole = trainer_for(start, -1, 6, iter(clips))
-    cut = trainer_for(start, -1, 2, iter(clips[:4]))
-    state = {**cut.state(), "weights": {name: value.clone() for name, value in cut.module.state_dict().items()}}
-    again = trainer_for(start, -1, 0)
-    again.schedule = again.stage.schedule.__class__(**{**vars_of(again.stage.schedule), "iterations": 6})
-    again.restore(state)
+    whole, cut, again = trained_on(clips, start, 6), trained_on(clips[:4], start, 2), at_the_start(start)
+    again.restore(cut.state())
+    again.schedule = replace(again.schedule, iterations=6)
     again.run(iter(clips[4:]))
-    assert all(torch.equal(value, again.module.state_dict()[name]) for name, value in whole.module.state_dict().items())
-
-
-def vars_of(record: Any) -> dict[str, Any]:
-    return {name: getattr(record, name) for name in record.__dataclass_fields__}
+    assert same_weights(whole, again)
+    assert not same_weights(whole, cut)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -62,17 +63,24 @@ def test_a_batch_is_made_of_whole_groups(learner: ModuleType, monkeypatch: pytes
         plan_stages("learner-base", learner.LearnerConfig(batch=8), "d", 0)
 
 
-def test_settings_that_came_later_leave_older_weights_their_names(
+@pytest.mark.parametrize("setting", [{"flow": True}, {"frames": "unlabelled"}, {"own_frame": True}])
+def test_settings_of_clips_that_came_later_give_weights_of_their_own(
+    learner: ModuleType, monkeypatch: pytest.MonkeyPatch, setting: dict[str, Any]
+) -> None:
+    names = []
+    for asked in ({}, setting):
+        clips = ClipSpec(num_supports=1, offset_low=-1, offset_high=1, **asked)
+        monkeypatch.setattr(learner, "ClipSpec", lambda clips=clips, **_: clips)
+        names.append(_name(learner))
+    assert names[0] != names[1]
+
+
+def test_weights_keep_the_names_they_had_before_these_settings(
     learner: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The fingerprint that a stage had before clips knew of flow and frames, and schedules of optimisers."""
-    from vodbench.training import fingerprints
-
-    monkeypatch.setattr(fingerprints, "fingerprint", lambda *parts: parts)
-    ((_, parts),) = [plan.fingerprint for plan in plan_stages("learner-base", learner.LearnerConfig(), "d", 0)]  # type: ignore[misc]
-    assert {"flow", "frames", "optimizer"}.isdisjoint({*parts["clips"], *parts["schedule"]})  # type: ignore[index]
-    assert {"num_supports", "whole_snippet"} < set(parts["clips"])  # type: ignore[index]
-    stills = ClipSpec(frames="stills")
-    monkeypatch.setattr(learner, "ClipSpec", lambda **_: stills)
-    ((_, parts),) = [plan.fingerprint for plan in plan_stages("learner-base", learner.LearnerConfig(), "d", 0)]  # type: ignore[misc]
-    assert parts["clips"]["frames"] == "stills"  # type: ignore[index]
+    """Finished trainings are found again: a fingerprint of a stage's clips without the setting is still the same."""
+    hashed: list[dict[str, Any]] = []
+    monkeypatch.setattr("vodbench.training.fingerprints.fingerprint", lambda _, record: hashed.append(record) or "name")
+    plan_stages("learner-full", learner.LearnerConfig(), "d", 0)
+    before = {"num_supports", "offset_low", "offset_high", "flip_probability", "whole_snippet", "categories", "videos"}
+    assert [set(record["clips"]) for record in hashed] == [before, before]
