@@ -9,9 +9,7 @@ from typing import Any, Literal
 from vodbench.errors import UserError
 from vodbench.knobs import knob
 from vodbench.spec import ClipSpec, Schedule
-from vodbench_methods.propagation.config import SMALL as FLOW_SMALL
-from vodbench_methods.propagation.config import TINY as FLOW_TINY
-from vodbench_methods.propagation.config import FlowNetworkConfig, KeyFrames
+from vodbench_methods.propagation.config import OPTICAL_FLOW_SMALL, OPTICAL_FLOW_TINY, FlowNetworkConfig, KeyFrames
 
 INFINITE: Literal["inf"] = "inf"
 
@@ -119,5 +117,5 @@ _SMALL_STAGES: Mapping[str, Any] = {
     "semantic_iterations": 300,
     "unlabelled_learning_rate": 1e-3,
 }
-TINY: Mapping[str, Any] = {**FLOW_TINY, **_SMALL_STAGES}
-SMALL: Mapping[str, Any] = {**FLOW_SMALL, **_SMALL_STAGES}
+TINY: Mapping[str, Any] = {**OPTICAL_FLOW_TINY, **_SMALL_STAGES}
+SMALL: Mapping[str, Any] = {**OPTICAL_FLOW_SMALL, **_SMALL_STAGES}
