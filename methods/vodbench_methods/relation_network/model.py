@@ -21,14 +21,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vodbench.knobs import MethodConfig
-from vodbench.spec import Clock, Image, MethodSpec, Stage
+from vodbench.spec import Clock, Image
 from vodbench_methods.detection.box_head import fully_connected
 from vodbench_methods.detection.clip_training import ClipTrainedDetector
 from vodbench_methods.detection.clock import NullClock
-from vodbench_methods.detection.faster_rcnn import latency
 from vodbench_methods.detection.records import Batch, FrameFeatures, Proposals, RoiSamples
 from vodbench_methods.detection.streaming import Answer, AnswerStream, Found
-from vodbench_methods.detection.warm_start import relation_stages
+from vodbench_methods.detection.warm_start import relation_method
 from vodbench_methods.relation import Floor, ObjectRelation, SharedGeometry
 from vodbench_methods.relation_network.config import SMALL, TINY, RelationNetworkConfig
 
@@ -132,23 +131,11 @@ class RelationNetworkStream(Generic[Found]):
         return []
 
 
-def _build(config: MethodConfig, num_classes: int) -> RelationNetwork:
-    assert isinstance(config, RelationNetworkConfig)
-    return RelationNetwork(config, num_classes)
-
-
-def _stages(config: MethodConfig) -> tuple[Stage, ...]:
-    assert isinstance(config, RelationNetworkConfig)
-    return relation_stages(config, SPEC.name, config.single_frames())
-
-
-SPEC = MethodSpec(
-    name="relation-network",
+SPEC = relation_method(
+    "relation-network",
+    RelationNetwork,
+    RelationNetworkConfig,
     summary="Relation Networks: proposals of one frame attend to each other",
     paper="Hu et al., Relation Networks for Object Detection, CVPR 2018; as in RDN's Table 3",
-    config=RelationNetworkConfig,
     presets={"paper": {}, "small": SMALL, "tiny": TINY},
-    build=_build,
-    stages=_stages,
-    latency_frames=latency,
 )
