@@ -68,15 +68,12 @@ class RelationNetwork(ClipTrainedDetector):
         """(n, D) features x_L from z_1 of (n, 4) boxes of one frame; rows ``first_key`` and later are attended to."""
         relations = [cast(ObjectRelation, module) for module in self.relations]
         keys = boxes[first_key:]
-        geometry = SharedGeometry(relations, keys)
-        # Copied: at inference the next chunk is written over the one before.
-        weights = [[w.clone() for w in geometry(rows)] for rows in torch.split(boxes, geometry.rows_per_chunk)]
-        for index, module in enumerate(relations):
+        geometry = SharedGeometry(relations, keys).of_all(boxes)
+        for index, (module, weights) in enumerate(zip(relations, geometry, strict=True)):
             if index:
                 features = self._activated(self.fcs[index](features))
             kv = module.project_keys(features[first_key:], keys)
-            of_module = torch.cat([chunk[index] for chunk in weights], dim=1)  # (H, n, K)
-            features = self._added(features, module.attend_weighted(features, of_module, kv))
+            features = self._added(features, module.attend_weighted(features, weights, kv))
         return features
 
     def _activated(self, features: Tensor) -> Tensor:
