@@ -215,7 +215,7 @@ def closed_port() -> int:
     ("arguments", "said"),
     [
         (["demmo"], "did you mean 'demo'"),
-        (["demo"], "give its root with --data"),
+        (["rdn-table4"], "give its root with --data"),
         (["demo", "--data", "{tmp}/nothing"], "does not exist"),
         (["demo", "--data", "x", "--set", "methods.rdn.knobs.Tt=[1]"], "unknown knob 'Tt'"),
         (["demo", "--data", "x", "--set", "methods.rdn.knobs.T=[0]"], "T = 0 is not accepted"),

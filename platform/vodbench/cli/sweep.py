@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -45,24 +47,56 @@ def command(
     overrides = parse_settings(set_ or [])
     if trials is not None:
         overrides["search.trials"] = trials
-    chosen, folder = _chosen(study, overrides, data, out, scale, tracking)
-    result, folder = _run(chosen, folder, tracking, ray, retry_failed)
-    Console().print(trial_table(result.records, result.front, published_points(chosen)))
-    _closing_lines(result, folder)
+    swept = run(
+        study, overrides, data=data, out=out, scale=scale, tracking=tracking, ray=ray, retry_failed=retry_failed
+    )
     if json:
-        print_json(_figures(chosen, result, folder))
+        print_json(_figures(swept))
 
 
-def run(study: str, *, data: str | None, out: str | None, tracking: str | None, scale: str | None) -> str:
-    """Run a study or continue it, for other commands; returns its folder."""
-    chosen, folder = _chosen(study, {}, data, out, scale, tracking)
-    result, folder = _run(chosen, folder, tracking, None, False)
+@dataclass(frozen=True)
+class Swept:
+    """A study that was run, with what came out and where."""
+
+    study: Study
+    result: SweepResult
+    folder: str
+
+
+def run(
+    study: str,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    data: str | None = None,
+    video: str | None = None,
+    out: str | None = None,
+    scale: str | None = None,
+    tracking: str | None = None,
+    ray: str | None = None,
+    retry_failed: bool = False,
+    table: bool = True,
+) -> Swept:
+    """Run a study or continue it; says what came out, trial by trial with ``table``.
+
+    ``video``: the folder for data that the study has generated; ``data`` in the study's own when left out. The other
+    arguments are those of the command, ``overrides`` its ``--set``.
+    """
+    chosen, folder = _chosen(study, dict(overrides or {}), data, video, out, scale, tracking)
+    result, folder = _run(chosen, folder, tracking, ray, retry_failed)
+    if table:
+        Console().print(trial_table(result.records, result.front, published_points(chosen)))
     _closing_lines(result, folder)
-    return folder
+    return Swept(chosen, result, folder)
 
 
 def _chosen(
-    name: str, overrides: dict[str, Any], data: str | None, out: str | None, scale: str | None, tracking: str | None
+    name: str,
+    overrides: dict[str, Any],
+    data: str | None,
+    video: str | None,
+    out: str | None,
+    scale: str | None,
+    tracking: str | None,
 ) -> tuple[Study, str]:
     """The study as the arguments change it, and its folder. Generates its data where that is what it asks for."""
     if data is not None:
@@ -70,13 +104,13 @@ def _chosen(
     study = load_study(name, overrides, scale)
     folder = f"runs/{study.name}" if out is None else out
     if study.data.root is None and study.data.generate is not None:
-        overrides["data.root"] = _generated(study, folder, tracking)
+        overrides["data.root"] = _generated(study, folder, join(folder, "data") if video is None else video, tracking)
         study = load_study(name, overrides, scale)
     return study, folder
 
 
-def _generated(study: Study, folder: str, tracking: str | None) -> str:
-    """The root of the video that the study asks to be made. What else can be wrong is said before it is written."""
+def _generated(study: Study, folder: str, video: str, tracking: str | None) -> str:
+    """The root of what the study asks to be made, below ``video``. What else can be wrong is said before it is."""
     from vodbench.cli.data import generated_shards
     from vodbench.studies import method_spaces
     from vodbench.sweeps.folder import StudyFolder
@@ -88,7 +122,7 @@ def _generated(study: Study, folder: str, tracking: str | None) -> str:
         connect(tracking)
     StudyFolder(folder).check(study)
     assert study.data.generate is not None
-    return generated_shards(join(folder, "data"), study.data.generate)
+    return generated_shards(video, study.data.generate)
 
 
 def _run(study: Study, out: str, tracking: str | None, ray: str | None, retry_failed: bool) -> tuple[SweepResult, str]:
@@ -180,11 +214,12 @@ def _closing_lines(result: SweepResult, folder: str) -> None:
         console.print(f"MLflow: mlflow ui --backend-store-uri {redact(result.tracking_uri)}")
 
 
-def _figures(study: Study, result: SweepResult, folder: str) -> dict[str, Any]:
+def _figures(swept: Swept) -> dict[str, Any]:
+    result = swept.result
     complete = [record for record in result.records if record.status == "complete"]
     return {
-        "study": study.name,
-        "out": folder,
+        "study": swept.study.name,
+        "out": swept.folder,
         "trials_complete": len(complete),
         "trials_failed": len(result.records) - len(complete),
         "trials_new": result.ran,
