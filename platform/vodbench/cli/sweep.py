@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from vodbench.cli.shared import announce, console, example, parse_settings, print_json, revision
+from vodbench.cli.shared import announce, console, example, parse_settings, print_json, revision, warn_of_beginnings
 from vodbench.storage import exists, join
 from vodbench.studies import PublishedPoint, Study, load_study, published_points
 
@@ -139,7 +139,7 @@ def _run(asked: Asked, study: Study, out: str) -> tuple[SweepResult, str]:
 
     method_spaces(study)
     from vodbench.device import pick_device
-    from vodbench.sweeps.beginnings import check_beginnings
+    from vodbench.sweeps.beginnings import check_beginnings, missing_beginnings
     from vodbench.sweeps.running import plan_sweep, run_sweep
     from vodbench.tracking.server import redact
 
@@ -161,6 +161,7 @@ def _run(asked: Asked, study: Study, out: str) -> tuple[SweepResult, str]:
         device=str(pick_device(study.runtime.device)),
         data=plan.context.data_fingerprint,
     )
+    warn_of_beginnings(missing_beginnings(study, plan.context.folder, plan.context.data_fingerprint))
     _check_cluster(study, asked.ray)
     result = run_sweep(plan, console, ray_address=asked.ray, retry_failed=asked.retry_failed)
     return result, plan.context.folder

@@ -13,7 +13,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
-from vodbench.cli.shared import announce, console, example, parse_settings, print_json, progress, revision
+from vodbench.cli.shared import (
+    announce,
+    console,
+    example,
+    parse_settings,
+    print_json,
+    progress,
+    revision,
+    warn_of_beginnings,
+)
 from vodbench.data_source import DataSource
 from vodbench.errors import UserError, unknown
 from vodbench.knobs import MethodConfig
@@ -118,6 +127,7 @@ def _train(asked: Asked) -> tuple[PlannedStage, ...]:
         make_folder(asked.out)
     settings = {**asked.config.to_mapping(), "workers": asked.workers, "threads": asked.threads}
     announce(f"train {asked.method}", config=settings, seed=asked.seed, device=device, data=dataset.fingerprint)
+    warn_of_beginnings(missing_stages(asked.out, [planned]))
     with _one_line_failures(), _bars(planned) as on_progress:
         if missing_stages(asked.out, [planned]):
             start_ray(asked.ray)
