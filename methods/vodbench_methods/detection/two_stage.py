@@ -1,13 +1,18 @@
 """The parts every two-stage method shares: image in, proposals and pooled RoI features, detections out.
 
 A method composes them (``faster_rcnn`` is the shortest example). Boxes between the parts are pixels of the resized
-image; only ``postprocess`` goes back to the original's.
+image; only ``detections`` and ``boxes_to_link`` go back to the original's.
+
+The way from image to detections has two halves (N_feat and N_task of Zhu et al., Deep Feature Flow, CVPR 2017):
+``extract`` gives the feature map of an image, ``maps`` and all that follows answers from such a map. Methods that
+propagate features from frame to frame do so between the two.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -18,7 +23,7 @@ from vodbench.errors import UserError
 from vodbench.knobs import MethodConfig
 from vodbench.spec import ClipFrame, Clock, Detections, Floats, Image, Ints, Stream
 from vodbench.transforms import Resized, flip_boxes, flip_image, resize_shorter
-from vodbench_methods.detection.backbones import build_backbone, load_torchvision_weights
+from vodbench_methods.detection.backbones import Backbone, build_backbone, load_torchvision_weights
 from vodbench_methods.detection.batch_norm import FoldedCopy
 from vodbench_methods.detection.box_head import BoxPredictor, head_losses, select_candidates, select_detections
 from vodbench_methods.detection.clock import NullClock
@@ -110,16 +115,29 @@ class TwoStageDetector(nn.Module):
         return Target(scaled, torch.from_numpy(frame.truth.labels.astype(np.int64)).to(self.device))
 
     def features(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The maps of the RPN (``rpn_input``) and of the RoIs: conv5, reduced where configured.
+        """The maps of the RPN (``rpn_input``) and of the RoIs: conv5, reduced where configured."""
+        return self.maps(self.extract(batch))
 
-        Batch norm is folded at inference.
-        """
-        folding = not self.training and not torch.is_grad_enabled()
-        backbone = self._folded.of(self.backbone) if folding else self.backbone
-        c4, c5 = backbone(batch.tensor)
+    @property
+    def map_channels(self) -> int:
+        """C of what ``extract`` gives."""
+        return self.backbone.c4_channels
+
+    def extract(self, batch: Batch) -> Tensor:
+        """(N, C, h, w) conv4, the feature map that may be propagated; the first half of ``features``."""
+        return self._inference_backbone().to_c4(batch.tensor)
+
+    def maps(self, feature_map: Tensor) -> tuple[Tensor, Tensor]:
+        """The second half of ``features``, from (N, C, h, w) maps of images or propagated ones."""
+        c5 = self._inference_backbone().to_c5(feature_map)
         if self.reduction is not None:
             c5 = F.relu(self.reduction(c5))
-        return c4 if self.config.rpn_input == "conv4" else c5, c5
+        return feature_map if self.config.rpn_input == "conv4" else c5, c5
+
+    def _inference_backbone(self) -> Backbone:
+        """The backbone, its batch norm folded at inference."""
+        folding = not self.training and not torch.is_grad_enabled()
+        return cast(Backbone, self._folded.of(self.backbone)) if folding else self.backbone
 
     # ---- features to proposals and pooled RoIs
 
@@ -154,11 +172,37 @@ class TwoStageDetector(nn.Module):
         with clock.stage("preprocess"):
             batch = self.preprocess([image])
         with clock.stage("backbone"):
-            rpn_map, c5 = self.features(batch)
+            maps = self.features(batch)
+        return self._encoded(maps, batch, candidates, limit, head, clock)
+
+    def encode_map(
+        self,
+        feature_map: Tensor,
+        batch: Batch,
+        candidates: int,
+        limit: int,
+        head: Callable[[Tensor], Tensor],
+        clock: Clock,
+    ) -> FrameFeatures:
+        """The rest of ``encode_frame``, from the (1, C, h, w) map of the one image of ``batch``, own or propagated."""
+        with clock.stage("maps"):
+            maps = self.maps(feature_map)
+        return self._encoded(maps, batch, candidates, limit, head, clock)
+
+    def _encoded(
+        self,
+        maps: tuple[Tensor, Tensor],
+        batch: Batch,
+        candidates: int,
+        limit: int,
+        head: Callable[[Tensor], Tensor],
+        clock: Clock,
+    ) -> FrameFeatures:
+        rpn_map, roi_map = maps
         with clock.stage("proposals"):
             (proposals,) = self.rpn.propose(self.rpn(rpn_map), batch.sizes, candidates=candidates, limit=limit)
         with clock.stage("roi"):
-            pooled = self.pool(c5, [proposals.boxes])
+            pooled = self.pool(roi_map, [proposals.boxes])
         with clock.stage("head"):
             features = head(pooled)
         resized = without_image(batch.resized[0])
@@ -196,6 +240,12 @@ class TwoStageDetector(nn.Module):
         """See ``vodbench.spec.Method.stream``; with linking, everything is final when the snippet ends."""
         own: DetectorConfig = inference_config(self.config, config)
         clock = clock or NullClock()
+        return self.linked(own, clock, partial(self.answer_stream, own, clock))
+
+    def linked(
+        self, own: DetectorConfig, clock: Clock, answering: Callable[[Answer[Any]], AnswerStream[Any]]
+    ) -> Stream:
+        """Detections, linked where ``own`` says so, of the stream that ``answering`` makes for a kind of answer."""
 
         def detected(frame: FrameFeatures, features: Tensor, relation: Tensor | None = None) -> Detections:
             return self.detections(frame, features, own)
@@ -204,9 +254,10 @@ class TwoStageDetector(nn.Module):
             return self.boxes_to_link(frame, features, own, relation)
 
         if own.linking == "none":
-            return self.answer_stream(own, clock, detected)
-        boxes = self.answer_stream(own, clock, unlinked)
-        return linked_stream(boxes, own.linking, clock=clock, limit=own.max_detections, unlinked=own.unlinked)
+            return answering(detected)
+        return linked_stream(
+            answering(unlinked), own.linking, clock=clock, limit=own.max_detections, unlinked=own.unlinked
+        )
 
     def answer_stream(self, config: Any, clock: Clock, answer: Answer[Found]) -> AnswerStream[Found]:
         """The method's stream before linking: its frames' answers, in order."""
