@@ -14,7 +14,7 @@ row of RDN's Table 3: relations without any other frame.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Generic, cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -26,7 +26,7 @@ from vodbench_methods.detection.box_head import fully_connected
 from vodbench_methods.detection.clip_training import ClipTrainedDetector
 from vodbench_methods.detection.clock import NullClock
 from vodbench_methods.detection.records import Batch, FrameFeatures, Proposals, RoiSamples
-from vodbench_methods.detection.streaming import Answer, AnswerStream, Found
+from vodbench_methods.detection.streaming import Answer, AnswerStream, Found, SingleFrameStream
 from vodbench_methods.detection.warm_start import relation_method
 from vodbench_methods.relation import Floor, ObjectRelation, SharedGeometry
 from vodbench_methods.relation_network.config import SMALL, TINY, RelationNetworkConfig
@@ -60,7 +60,10 @@ class RelationNetwork(ClipTrainedDetector):
         return self._activated(self.fcs[0](pooled))
 
     def answer_stream(self, config: RelationNetworkConfig, clock: Clock, answer: Answer[Found]) -> AnswerStream[Found]:
-        return RelationNetworkStream(self, config, clock, answer)
+        def related(frame: FrameFeatures) -> Tensor:
+            return self.relate(frame.features, frame.boxes)
+
+        return SingleFrameStream(self, config, clock, answer, related)
 
     # ---- relations, the same in training and at test
 
@@ -102,30 +105,6 @@ class RelationNetwork(ClipTrainedDetector):
             first_key = count if self.config.train_keys == "proposals" else 0
             related.append(self.relate(z, places, first_key)[:count])
         return torch.cat(related)
-
-
-class RelationNetworkStream(Generic[Found]):
-    """The answer to a frame is final at once."""
-
-    def __init__(
-        self, method: RelationNetwork, config: RelationNetworkConfig, clock: Clock, answer: Answer[Found]
-    ) -> None:
-        self._method, self._config, self._clock, self._answer = method, config, clock, answer
-
-    @torch.inference_mode()
-    def push(self, image: Image) -> list[Found]:
-        return self.push_encoded(self._method.encode(image, self._config, self._clock))
-
-    @torch.inference_mode()
-    def push_encoded(self, encoded: FrameFeatures) -> list[Found]:
-        """As ``push`` for a frame that ``encode`` has seen already (possibly for another stream)."""
-        with self._clock.stage("relation"):
-            features = self._method.relate(encoded.features, encoded.boxes)
-        with self._clock.stage("post"):
-            return [self._answer(encoded, features)]
-
-    def close(self) -> list[Found]:
-        return []
 
 
 SPEC = relation_method(
