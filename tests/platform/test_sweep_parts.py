@@ -316,6 +316,24 @@ def test_weights_that_a_finished_training_began_from_may_be_gone(
     ]
 
 
+@pytest.mark.parametrize(
+    ("preset", "settings", "warned"),
+    [("paper", {}, True), ("paper", {"weights": "r101.pth"}, False), ("tiny", {}, False)],
+)
+def test_random_weights_under_frozen_batch_norm_are_warned_of_once(
+    preset: str, settings: dict[str, Any], warned: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from vodbench.cli.shared import warn_of_beginnings
+    from vodbench.sweeps.beginnings import missing_beginnings
+
+    entries = [{"method": "faster-rcnn"}, {"method": "rdn", "knobs": {"N_b": [1, 2]}}]
+    planted = study(preset=preset, settings=settings, methods=entries)
+    warn_of_beginnings(missing_beginnings(planted, str(tmp_path), "data"))
+    said = capsys.readouterr().err
+    assert said.count("frozen_batch_norm = True on random weights") == warned
+    assert len(said.splitlines()) == warned
+
+
 def test_sync_of_a_folder_that_is_no_study(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
