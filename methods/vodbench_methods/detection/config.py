@@ -92,7 +92,7 @@ class DetectorConfig(MethodConfig):
     flip_probability: float = knob(0.5, "chance that a clip is mirrored", low=0, high=1)
     training_frames: str = knob(
         "all",
-        "labelled frames that the single-frame detector learns from: still images (ImageNet DET), those of videos, or all",
+        "labelled frames that the single-frame detector learns from: stills (ImageNet DET), those of videos, or all",
         choices=("all", "stills", "videos"),
     )
 
@@ -119,6 +119,14 @@ class DetectorConfig(MethodConfig):
             )
         if self.max_side < self.short_side:
             raise UserError(f"max_side = {self.max_side} is below short_side = {self.short_side}; make it larger")
+
+    def warnings(self) -> tuple[str, ...]:
+        if not self.frozen_batch_norm or self.weights is not None:
+            return ()
+        return (
+            "frozen_batch_norm = True on random weights: batch norm never sees the data's statistics; "
+            "give 'weights' (a torchvision state dict), or set frozen_batch_norm to false",
+        )
 
     @property
     def feature_stride(self) -> int:

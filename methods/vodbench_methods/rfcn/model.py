@@ -23,8 +23,8 @@ from vodbench_methods.detection.faster_rcnn import latency
 from vodbench_methods.detection.records import Batch, Proposals, RoiSamples, Target
 from vodbench_methods.detection.rpn import RegionProposalNetwork
 from vodbench_methods.detection.sampling import label_rois
-from vodbench_methods.detection.single_frame import SingleFrameDetector, SingleFrameStream
-from vodbench_methods.detection.streaming import Answer, AnswerStream, Found
+from vodbench_methods.detection.single_frame import SingleFrameDetector
+from vodbench_methods.detection.streaming import Answer, AnswerStream, Found, SingleFrameStream
 from vodbench_methods.rfcn.config import SMALL, TINY, RFCNConfig
 from vodbench_methods.rfcn.copy import CopyStream
 from vodbench_methods.rfcn.deformable import deformable_ps_roi_pool, make_deformable
