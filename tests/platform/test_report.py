@@ -6,6 +6,7 @@ import base64
 import json
 import re
 import shutil
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -81,6 +82,15 @@ def test_the_page_is_self_contained_and_says_what_was_measured(study: Path) -> N
     difference = compare(truth, rdn, single, bootstrap=1000)
     assert f"{difference.mean:+.3f} [{difference.low:+.3f}, {difference.high:+.3f}]" in page
     assert f"{json.loads((study / 'trials' / 't1' / 'trial.json').read_text())['accuracy']['map']:.3f}" in page
+
+
+@pytest.mark.parametrize("first", ["faster-rcnn", "rdn"])
+def test_the_method_a_study_names_first_is_the_baseline(study: Path, tmp_path: Path, first: str) -> None:
+    shutil.copytree(study, tmp_path / "sweep")
+    plain = yaml.safe_load((study / "study.yaml").read_text())
+    plain["methods"].sort(key=lambda entry: entry["method"] != first)
+    (tmp_path / "sweep" / "study.yaml").write_text(yaml.safe_dump(plain))
+    assert f"Against {first}" in render_report(str(tmp_path / "sweep"))
 
 
 def test_frames_where_the_methods_differ_are_drawn(study: Path) -> None:
