@@ -6,7 +6,6 @@ import base64
 import json
 import re
 import shutil
-import shutil
 from pathlib import Path
 
 import numpy as np
