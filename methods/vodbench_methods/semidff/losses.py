@@ -19,6 +19,11 @@ from torch import Tensor
 from vodbench_methods.detection.rpn import RpnOutput
 
 
+# Of the RPN's offsets, which this RPN predicts unscaled: the authors' code learns and compares them divided by their
+# standard deviations 0.1, 0.1, 0.4, 0.4. Proposals' offsets come in such units (``box_weights``).
+ANCHOR_UNITS = (10.0, 10.0, 2.5, 2.5)
+
+
 def cells_inside(sizes: Sequence[tuple[int, int]], shape: tuple[int, int], stride: int, device: torch.device) -> Tensor:
     """(N, h, w) cells that start within their image of ``sizes`` (height, width), not in the batch's padding."""
     limits = torch.tensor(sizes, device=device)
@@ -77,7 +82,8 @@ def inter_class_loss(student: Tensor, teacher: Tensor, counts: Sequence[int], te
 
 def anchor_box_loss(student: RpnOutput, teacher: RpnOutput, inside: Tensor) -> Tensor:
     """Mean square of the differences of the anchors' four offsets, over the anchors of the cells ``inside``."""
-    return _mean_where((student.deltas - teacher.deltas).square().mean(dim=-1), _anchors(inside, student))
+    difference = (student.deltas - teacher.deltas) * student.deltas.new_tensor(ANCHOR_UNITS)
+    return _mean_where(difference.square().mean(dim=-1), _anchors(inside, student))
 
 
 def proposal_box_loss(student: Tensor, teacher: Tensor, counts: Sequence[int]) -> Tensor:
