@@ -21,6 +21,11 @@ class Batch:
     resized: tuple[Resized, ...]
     flips: tuple[bool, ...]  # mirrored before resizing
 
+    def part(self, start: int, stop: int) -> Batch:
+        """Images ``start`` .. ``stop - 1``, padded as before."""
+        part = slice(start, stop)
+        return Batch(self.tensor[part], self.sizes[part], self.resized[part], self.flips[part])
+
 
 @dataclass(frozen=True, slots=True)
 class Target:
@@ -71,6 +76,9 @@ class RoiSamples:
     boxes: Tensor  # (n, 4)
     labels: Tensor  # (n,) int64, 0..C
     targets: Tensor  # (n, 4) regression targets
+
+    def rows(self, indices: Tensor) -> RoiSamples:
+        return RoiSamples(self.boxes[indices], self.labels[indices], self.targets[indices])
 
 
 @dataclass(frozen=True, slots=True)
