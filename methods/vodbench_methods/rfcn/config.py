@@ -30,7 +30,7 @@ class RFCNConfig(DetectorConfig):
 
     # ---- proposals
     anchor_sizes: tuple[float, ...] = knob((128.0, 256.0, 512.0), "square root of an anchor's area, px")
-    rpn_channels: int = knob(0, "channels of a 3x3 convolution before the RPN's outputs; 0: none", low=0)
+    rpn_channels: int = knob(0, "channels of the RPN's 3x3 convolution; 0: it has none (Deep Feature Flow)", low=0)
 
     # ---- RoIs
     pooling: str = knob(
