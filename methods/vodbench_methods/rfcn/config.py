@@ -63,5 +63,6 @@ def _without_head(preset: Mapping[str, Any]) -> dict[str, Any]:
 
 
 _SMALL_MAPS: Mapping[str, Any] = {"map_channels": 64, "map_dilation": 2, "roi_size": 3, "weight_decay": 1e-4}
-TINY: Mapping[str, Any] = {**_without_head(FASTER_RCNN_TINY), **_SMALL_MAPS}
-SMALL: Mapping[str, Any] = {**_without_head(FASTER_RCNN_SMALL), **_SMALL_MAPS}
+# More proposals than roi_batch, so that there are hard ones to choose from.
+TINY: Mapping[str, Any] = {**_without_head(FASTER_RCNN_TINY), **_SMALL_MAPS, "train_proposals": 64}
+SMALL: Mapping[str, Any] = {**_without_head(FASTER_RCNN_SMALL), **_SMALL_MAPS, "train_proposals": 96}
