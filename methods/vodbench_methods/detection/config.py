@@ -115,6 +115,14 @@ class DetectorConfig(MethodConfig):
         if self.max_side < self.short_side:
             raise UserError(f"max_side = {self.max_side} is below short_side = {self.short_side}; make it larger")
 
+    def warnings(self) -> tuple[str, ...]:
+        if not self.frozen_batch_norm or self.weights is not None:
+            return ()
+        return (
+            "frozen_batch_norm = True on random weights: batch norm never sees the data's statistics; "
+            "give 'weights' (a torchvision state dict), or set frozen_batch_norm to false",
+        )
+
     @property
     def feature_stride(self) -> int:
         """Pixels of the resized image a cell of conv4 and conv5 stands for."""
