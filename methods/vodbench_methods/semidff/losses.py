@@ -18,7 +18,6 @@ from torch import Tensor
 
 from vodbench_methods.detection.rpn import RpnOutput
 
-
 # Of the RPN's offsets, which this RPN predicts unscaled: the authors' code learns and compares them divided by their
 # standard deviations 0.1, 0.1, 0.4, 0.4. Proposals' offsets come in such units (``box_weights``).
 ANCHOR_UNITS = (10.0, 10.0, 2.5, 2.5)
