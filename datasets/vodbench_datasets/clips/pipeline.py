@@ -124,7 +124,9 @@ def _decoded_clips(job: _ClipJob, numbers: Sequence[int], world: int) -> Iterato
 def _read_clips(job: _ClipJob, numbers: Sequence[int]) -> pa.Table:
     """Runs in a read task."""
     try:
-        return read_block(job.dataset, job.split, (job.plan[number] for number in numbers), job.clips)
+        planned = (job.plan[number] for number in numbers)
+        labels = job.clips.frames != "unlabelled"
+        return read_block(job.dataset, job.split, planned, flow=job.clips.flow, labels=labels)
     except UserError as error:
         return error_block(error)
 

@@ -111,7 +111,7 @@ class SemiDFFConfig(KeyFrames, FlowNetworkConfig):
 
 
 # On generated video the regression learned with rates of 3e-4 and 1e-3 and not with 3e-3, whose first steps push the
-# flow out of the map; the semantic loss began worse with 1e-3 than with 3e-4. A step of 4 clips takes 0.1 s of one core.
+# flow out of the map; the semantic loss began worse with 1e-3 than with 3e-4. A step of 4 clips: 0.1 s of one core.
 _SMALL_STAGES: Mapping[str, Any] = {
     "flow_initialisation": "kaiming",  # N(0, 0.02) is made for hundreds of channels
     "generator_channels": 32,
