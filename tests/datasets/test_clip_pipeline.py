@@ -184,6 +184,14 @@ class TestThroughRay:
         for clip, other in zip(clips, expected, strict=True):
             assert_same(clip, other)
 
+    def test_unlabelled_clips_arrive_without_annotation(self, mixed: Shards) -> None:
+        found = {}
+        for frames in ("videos", "unlabelled"):
+            clips = list(mixed.training_clips(ClipSpec(frames=frames), split="train", seed=0, start=0, stop=12))
+            found[frames] = [len(clip.reference.truth.boxes) for clip in clips]
+        assert min(found["videos"]) > 0
+        assert found["unlabelled"] == [0] * 12
+
     def test_a_long_demand_is_several_runs_in_one_order(self, shards: Shards, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("vodbench_datasets.clips.pipeline._CHUNKS_A_RUN", 2)
         clips = shards.training_clips(SPEC, split="train", seed=0, start=0, stop=150)
