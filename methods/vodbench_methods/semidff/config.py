@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 from vodbench.errors import UserError
@@ -62,6 +62,7 @@ class SemiDFFConfig(KeyFrames, FlowNetworkConfig):
         choices=("temporal", "temporal+task", "temporal+spatial"),
     )
     key_frame_range: int = knob(9, "a training clip's key frame lies at most so many frames before its frame", low=1)
+    # Two epochs of VID_train_15frames and its mirror images, four frames a step.
     regression_iterations: int = knob(57_800, "optimiser steps of the regression (reg, two-step)", low=1)
     semantic_iterations: int = knob(57_800, "optimiser steps with the semantic loss (sem, two-step, joint)", low=1)
     unlabelled_learning_rate: float = knob(5e-5, "RMSprop's rate in stage 2, constant", above=0)
@@ -106,8 +107,7 @@ class SemiDFFConfig(KeyFrames, FlowNetworkConfig):
     def for_regression(self) -> SemiDFFConfig:
         """The same without what only the semantic loss knows, so that its settings share one regression."""
         names = ("inter_class", "attention", "bbox", "temperature", "box_weight", "trained")
-        knobs = type(self).__dataclass_fields__
-        return self.replace(second_stage="reg", **{name: knobs[name].default for name in names})
+        return self.replace(second_stage="reg", **{f.name: f.default for f in fields(self) if f.name in names})
 
 
 # On generated video the regression learned with rates of 3e-4 and 1e-3 and not with 3e-3, whose first steps push the
