@@ -17,4 +17,5 @@ BENCHES: dict[str, str] = {
     "linking": "vodbench_methods.linking.bench",
     "stream": "vodbench_methods.rdn.bench",
     "relation": "vodbench_methods.relation.bench",
+    "flow": "vodbench_methods.propagation.bench",
 }
