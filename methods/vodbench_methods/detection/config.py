@@ -45,7 +45,7 @@ class DetectorConfig(MethodConfig):
     anchor_origin: str = knob(
         "centre", "where in its cell an anchor is centred (corner: mmdetection)", choices=("centre", "corner")
     )
-    rpn_channels: int = knob(1024, "channels of the RPN's 3x3 convolution", low=1)
+    rpn_channels: int = knob(1024, "channels of the RPN's 3x3 convolution; 0: it has none", low=0)
     rpn_foreground_iou: float = knob(0.7, "an anchor is an object from this IoU on", low=0, high=1)
     rpn_background_iou: float = knob(0.3, "an anchor is background below this IoU", low=0, high=1)
     rpn_batch: int = knob(256, "anchors a frame in the RPN's loss", low=1)
