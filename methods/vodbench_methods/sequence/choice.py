@@ -38,7 +38,7 @@ class WindowSettings(Protocol):
     """The knobs of a method whose support frames lie on both sides of the reference frame."""
 
     @property
-    def T(self) -> int: ...
+    def T(self) -> int: ...  # noqa: N802 - the knob's name
 
     @property
     def video_ends(self) -> str: ...
