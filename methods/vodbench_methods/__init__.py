@@ -7,6 +7,8 @@ METHODS: dict[str, str] = {
     "rdn": "vodbench_methods.rdn.specs:FULL",
     "selsa": "vodbench_methods.selsa.model:SPEC",
     "hvrnet": "vodbench_methods.hvrnet.specs:SPEC",
+    "dff": "vodbench_methods.propagation.dff:SPEC",
+    "fgfa": "vodbench_methods.fgfa.model:SPEC",
 }
 
 # Benchmarks of what the methods are made of: name under `vodbench bench` -> module with `command` and its `EPILOG`.
