@@ -170,5 +170,5 @@ def test_zero_flow_is_not_the_identity_there(path: str) -> None:
 
 def test_unknown_convention_names_the_accepted() -> None:
     maps, flow = random_pair(1, 1, 2, 2)
-    with pytest.raises(UserError, match="did you mean 'mega'.*exact, mega, mmtracking"):
+    with pytest.raises(UserError, match=r"did you mean 'mega'.*exact, mega, mmtracking"):
         warp(maps, flow, "megaa")  # type: ignore[arg-type]

@@ -9,13 +9,13 @@ from vodbench.errors import UserError
 from vodbench.knobs import MethodConfig, knob
 from vodbench.spec import ClipSpec, Schedule, Stage
 from vodbench_methods.detection import faster_rcnn
-from vodbench_methods.detection.config import DetectorConfig
+from vodbench_methods.detection.config import FasterRCNNConfig
 
 Config = TypeVar("Config", bound=MethodConfig)
 
 
 @dataclass(frozen=True, kw_only=True)
-class WarmStartConfig(DetectorConfig):
+class WarmStartConfig(FasterRCNNConfig):
     """A detector's settings, and whether a trained Faster R-CNN comes first."""
 
     warm_start: str = knob(
@@ -69,15 +69,16 @@ class RelationStageConfig(WarmStartConfig):
 def narrowed(config: MethodConfig, kind: type[Config]) -> Config:
     """The part of ``config`` that a method of ``kind`` knows, so that equal stages of both share a checkpoint.
 
-    An inference knob with a value that ``kind`` does not take keeps its default: it changes no training.
+    An inference knob that ``config`` lacks, or with a value that ``kind`` does not take, keeps its default: it changes no
+    training.
     """
-    own = {name: getattr(config, name) for name in kind.knobs()}
+    own = {name: getattr(config, name) for name in kind.knobs() if name in config.knobs()}
     return kind(**{name: value for name, value in own.items() if kind.knobs()[name].allows(value)})
 
 
 def detector_stages(config: WarmStartConfig) -> tuple[Stage, ...]:
     """The stage of ``faster-rcnn`` where the configuration starts from it, else none."""
-    return faster_rcnn.SPEC.stages(narrowed(config, DetectorConfig)) if config.warm_start == "detector" else ()
+    return faster_rcnn.SPEC.stages(narrowed(config, FasterRCNNConfig)) if config.warm_start == "detector" else ()
 
 
 def relation_stages(config: RelationStageConfig, method: str, clips: ClipSpec) -> tuple[Stage, ...]:

@@ -5,35 +5,29 @@ Detector and flow network are trained together, on a frame and a key frame up to
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from vodbench.knobs import MethodConfig
 from vodbench.spec import MethodSpec, Stage
 from vodbench_methods.detection.faster_rcnn import latency
-from vodbench_methods.propagation.config import SMALL, TINY, FlowConfig
+from vodbench_methods.propagation.config import SMALL, TINY, KeyFrameConfig
 from vodbench_methods.propagation.model import FlowDetector
-
-
-@dataclass(frozen=True, kw_only=True)
-class DFFConfig(FlowConfig):
-    """Nothing of its own."""
+from vodbench_methods.propagation.optical_flow import propagation_stages
 
 
 def _build(config: MethodConfig, num_classes: int) -> FlowDetector:
-    assert isinstance(config, DFFConfig)
+    assert isinstance(config, KeyFrameConfig)
     return FlowDetector(config, num_classes)
 
 
 def _stages(config: MethodConfig) -> tuple[Stage, ...]:
-    assert isinstance(config, DFFConfig)
-    return (*config.earlier_stages(), config.own_stage("propagation", SPEC.name))
+    assert isinstance(config, KeyFrameConfig)
+    return propagation_stages(config, SPEC.name, config.pairs())
 
 
 SPEC = MethodSpec(
     name="dff",
     summary="Deep Feature Flow: features of sparse key frames, propagated by flow, trained end to end",
     paper="Zhu et al., Deep Feature Flow for Video Recognition, CVPR 2017",
-    config=DFFConfig,
+    config=KeyFrameConfig,
     presets={"paper": {}, "small": SMALL, "tiny": TINY},
     build=_build,
     stages=_stages,
