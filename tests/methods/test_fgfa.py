@@ -316,7 +316,7 @@ def test_the_defaults_are_the_paper_s() -> None:
     config = FGFAConfig()
     assert (config.T, config.lag, config.embedding_channels, config.embedding_outputs) == (10, 10, 512, 2048)
     drawn = method_spec("fgfa").stages(config)[-1].clips
-    assert (drawn.num_supports, drawn.offset_low, drawn.offset_high) == (2, -9, 9)
+    assert (drawn.num_supports, drawn.offset_low, drawn.offset_high, drawn.own_frame) == (2, -9, 9, True)
     method = built(config_of(flow_scale=False))
     assert method.flow.heads.scale is None
 
@@ -337,8 +337,8 @@ def test_scale_map_is_an_option() -> None:
 
 
 def test_more_supports_than_frames_around_are_refused() -> None:
-    with pytest.raises(UserError, match=r"num_supports = 3 .* raise T_train"):
-        config_of(num_supports=3, T_train=1)
+    with pytest.raises(UserError, match=r"num_supports = 4 .* raise T_train"):
+        config_of(num_supports=4, T_train=1)
 
 
 # ---- the benchmark

@@ -49,10 +49,10 @@ class FGFAConfig(FlowConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.num_supports > 2 * self.T_train:
+        if self.num_supports > 2 * self.T_train + 1:
             raise UserError(
-                f"num_supports = {self.num_supports} is more than the 2 x T_train = {2 * self.T_train} frames around "
-                "the reference; raise T_train or draw fewer"
+                f"num_supports = {self.num_supports} is more than the 2 x T_train + 1 = {2 * self.T_train + 1} frames "
+                "that may be drawn; raise T_train or draw fewer"
             )
 
     @property
@@ -60,11 +60,12 @@ class FGFAConfig(FlowConfig):
         return self.T
 
     def clips(self) -> ClipSpec:
-        """A reference frame with its support frames."""
+        """A reference frame with its support frames, one of which may be the frame itself."""
         return ClipSpec(
             num_supports=self.num_supports,
             offset_low=-self.T_train,
             offset_high=self.T_train,
+            own_frame=True,
             flip_probability=self.flip_probability,
         )
 

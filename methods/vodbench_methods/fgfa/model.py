@@ -32,6 +32,7 @@ from vodbench_methods.fgfa.records import EncodedFrame
 from vodbench_methods.fgfa.stream import FGFAStream, answer_among, of_one_size
 from vodbench_methods.flow import Convention, FlowOutput, warp
 from vodbench_methods.propagation.model import FlowDetector
+from vodbench_methods.propagation.optical_flow import propagation_stages
 from vodbench_methods.sequence import window
 
 
@@ -146,14 +147,7 @@ def _build(config: MethodConfig, num_classes: int) -> FGFA:
 
 def _stages(config: MethodConfig) -> tuple[Stage, ...]:
     assert isinstance(config, FGFAConfig)
-    own = Stage(
-        name="aggregation",
-        method=SPEC.name,
-        config=config,
-        clips=config.clips(),
-        schedule=config.propagation_schedule(),
-    )
-    return (*config.detector_stages(), own)
+    return propagation_stages(config, SPEC.name, config.clips())
 
 
 SPEC = MethodSpec(
