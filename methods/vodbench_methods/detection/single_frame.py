@@ -60,7 +60,7 @@ class SingleFrameDetector(TwoStageDetector):
         """``encode`` from the (1, C, h, w) map of the one image of ``batch``, its own or a propagated one."""
         return self.encode_map(feature_map, batch, config.candidates, config.proposals, self.roi_features, clock)
 
-    def answer_stream(self, config: DetectorConfig, clock: Clock, answer: Answer[Found]) -> AnswerStream[Found]:
+    def answer_stream(self, config: Any, clock: Clock, answer: Answer[Found]) -> AnswerStream[Found]:
         return SingleFrameStream(self, config, clock, answer)
 
 

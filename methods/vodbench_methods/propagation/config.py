@@ -16,13 +16,13 @@ from vodbench_methods.flow.network import IMAGENET_MEAN
 from vodbench_methods.rfcn import model as rfcn
 from vodbench_methods.rfcn.config import SMALL as RFCN_SMALL
 from vodbench_methods.rfcn.config import TINY as RFCN_TINY
-from vodbench_methods.rfcn.config import RFCNConfig
+from vodbench_methods.rfcn.config import PositionSensitiveConfig
 
 DETECTORS: Mapping[str, MethodSpec] = {"r-fcn": rfcn.SPEC, "faster-rcnn": faster_rcnn.SPEC}
 
 
 @dataclass(frozen=True, kw_only=True)
-class FlowNetworkConfig(WarmStartConfig, RFCNConfig):
+class FlowNetworkConfig(PositionSensitiveConfig, WarmStartConfig):
     """A detector's settings, those of the flow network beside it, and of training that for optical flow."""
 
     detector: str = knob(
@@ -91,8 +91,8 @@ class OpticalFlowConfig(KeyFrames, FlowNetworkConfig):
         super().__post_init__()
         if self.flow_scale or not self.freeze_detector:
             raise UserError(
-                f"flow_scale = {self.flow_scale} and freeze_detector = {self.freeze_detector} are not accepted: the flow "
-                "network is trained for optical flow alone; give false and true, or use 'dff' to train all together"
+                f"flow_scale = {self.flow_scale} and freeze_detector = {self.freeze_detector} are not accepted: the "
+                "flow network is trained for optical flow alone; give false and true, or train all together as 'dff'"
             )
 
 
@@ -139,6 +139,18 @@ class KeyFrameConfig(KeyFrames, FlowConfig):
         )
 
 
-_SMALL_FLOW: Mapping[str, Any] = {"flow_network": "tiny"}
-TINY: Mapping[str, Any] = {**RFCN_TINY, **_SMALL_FLOW}
-SMALL: Mapping[str, Any] = {**RFCN_SMALL, **_SMALL_FLOW}
+_SMALL_FLOW: Mapping[str, Any] = {
+    "flow_network": "tiny",
+    "warm_start": "detector",
+    "flow_iterations": 400,
+    "flow_learning_rate": 2e-3,
+}
+_SMALL_PROPAGATION: Mapping[str, Any] = {
+    "propagation_iterations": 300,
+    "propagation_learning_rate": 0.02,
+    "propagation_drops": (0.7,),
+}
+OPTICAL_FLOW_TINY: Mapping[str, Any] = {**RFCN_TINY, **_SMALL_FLOW}
+OPTICAL_FLOW_SMALL: Mapping[str, Any] = {**RFCN_SMALL, **_SMALL_FLOW}
+TINY: Mapping[str, Any] = {**OPTICAL_FLOW_TINY, **_SMALL_PROPAGATION}
+SMALL: Mapping[str, Any] = {**OPTICAL_FLOW_SMALL, **_SMALL_PROPAGATION}

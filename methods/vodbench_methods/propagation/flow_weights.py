@@ -17,10 +17,10 @@ _OPTIONAL = ("heads.scale.", "heads.update.")  # say more than optical flow; not
 
 
 def load_flow_weights(network: FlowNetwork, path: str) -> None:
-    """Fill ``network`` from a checkpoint of a method that propagates features, or from a state dict of the network alone.
+    """Fill ``network`` from a checkpoint of a method that propagates features, or from a state dict of it alone.
 
-    The state dict may have the published names of FlowNetS (``flow_conv1.weight``, ``Convolution5.bias``, ...). The scale
-    map and the update logits keep their start where the file lacks them. ``UserError`` when the file is missing or holds
+    The state dict may have the published names of FlowNetS (``flow_conv1.weight``, ``Convolution5.bias``, ...). Scale
+    map and update logits keep their start where the file lacks them. ``UserError`` when the file is missing or holds
     something else, with the keys that are missing and unexpected.
     """
     given, wanted = _read(path), network.state_dict()

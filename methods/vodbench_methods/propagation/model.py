@@ -2,9 +2,9 @@
 
     F_k = N_feat(I_k),   (M, S) = N_flow(I_i, I_k),   y_i = N_task( W(F_k, M) * S )
 
-N_feat and N_task are ``extract`` and all that follows it in a ``SingleFrameDetector``; W is the bilinear warp, S the scale
-map. A key frame answers from its own map, without a warp. Training goes the same way: a frame's losses are the detector's
-own, on the map that its key frame lends.
+N_feat and N_task are ``extract`` and all that follows it in a ``SingleFrameDetector``; W is the bilinear warp, S the
+scale map. A key frame answers from its own map, without a warp. Training goes the same way: a frame's losses are the
+detector's own, on the map that its key frame lends.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from vodbench.knobs import MethodConfig
-from vodbench.spec import Clip, ClipFrame, Clock, Detections, Image, Stage, Stream
+from vodbench.spec import Clip, Clock, Detections, Image, Stage, Stream
 from vodbench_methods.detection.clock import NullClock
 from vodbench_methods.detection.records import Batch
 from vodbench_methods.detection.rpn import RegionProposalNetwork
@@ -152,6 +152,8 @@ class FlowDetector(nn.Module):
         """From a single-frame detector (everything but the flow network), or an earlier stage of the same kind."""
         if any(name.startswith(DETECTOR) for name in weights):
             own = self.state_dict()
-            self.load_state_dict({n: w for n, w in weights.items() if n in own and own[n].shape == w.shape}, strict=False)
+            self.load_state_dict(
+                {n: w for n, w in weights.items() if n in own and own[n].shape == w.shape}, strict=False
+            )
         else:
             self.detector.load_initial(weights)

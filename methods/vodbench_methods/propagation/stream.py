@@ -66,7 +66,9 @@ def key_frame(method: FlowDetector, image: Image, clock: Clock) -> KeyFrame:
         return KeyFrame(batch, method.detector.extract(batch), image.shape)
 
 
-def propagated(method: FlowDetector, image: Image, key: KeyFrame, config: FlowNetworkConfig, clock: Clock) -> FrameFeatures:
+def propagated(
+    method: FlowDetector, image: Image, key: KeyFrame, config: FlowNetworkConfig, clock: Clock
+) -> FrameFeatures:
     """Proposals of a frame and their features, from the key frame's map."""
     with clock.stage("preprocess"):
         batch = method.detector.preprocess([image])

@@ -16,7 +16,7 @@ POOLINGS = ("align", "original", "deformable")
 
 
 @dataclass(frozen=True, kw_only=True)
-class RFCNConfig(DetectorConfig):
+class PositionSensitiveConfig(DetectorConfig):
     """R-FCN as Deep Feature Flow trains it: conv5, reduced, feeds both the RPN and the position-sensitive maps."""
 
     # ---- network
@@ -55,6 +55,19 @@ class RFCNConfig(DetectorConfig):
         super().__post_init__()
         if self.map_channels % 2:
             raise UserError(f"map_channels = {self.map_channels} has no halves; give an even number")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RFCNConfig(PositionSensitiveConfig):
+    """The same by itself, on every frame of a video or with copies between (the copy baseline of semi-DFF)."""
+
+    key_frame_interval: int = knob(
+        1,
+        "every l-th frame is looked at, its detections are copied to those after it",
+        kind="inference",
+        symbol="l",
+        low=1,
+    )
 
 
 def _without_head(preset: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,15 +16,17 @@ from torch import Tensor, nn
 
 from vodbench.errors import UserError
 from vodbench.knobs import MethodConfig
-from vodbench.spec import MethodSpec, Stage
+from vodbench.spec import Clock, MethodSpec, Stage
 from vodbench_methods.detection.backbones import build_backbone, load_torchvision_weights
 from vodbench_methods.detection.box_head import hardest_rois
 from vodbench_methods.detection.faster_rcnn import latency
 from vodbench_methods.detection.records import Batch, Proposals, RoiSamples, Target
 from vodbench_methods.detection.rpn import RegionProposalNetwork
 from vodbench_methods.detection.sampling import label_rois
-from vodbench_methods.detection.single_frame import SingleFrameDetector
+from vodbench_methods.detection.single_frame import SingleFrameDetector, SingleFrameStream
+from vodbench_methods.detection.streaming import Answer, AnswerStream, Found
 from vodbench_methods.rfcn.config import SMALL, TINY, RFCNConfig
+from vodbench_methods.rfcn.copy import CopyStream
 from vodbench_methods.rfcn.deformable import deformable_ps_roi_pool, make_deformable
 from vodbench_methods.rfcn.position_sensitive import ps_roi_align, ps_roi_pool
 
@@ -120,6 +122,12 @@ class RFCN(SingleFrameDetector):
 
     def roi_features(self, pooled: Tensor) -> Tensor:
         return pooled
+
+    # ---- inference
+
+    def answer_stream(self, config: RFCNConfig, clock: Clock, answer: Answer[Found]) -> AnswerStream[Found]:
+        stream = SingleFrameStream(self, config, clock, answer)
+        return stream if config.key_frame_interval == 1 else CopyStream(stream, config.key_frame_interval)
 
     # ---- training
 
