@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -40,9 +41,9 @@ def cache_speedup(config: FGFAConfig, device: torch.device, frames: int = 3) -> 
     streamed_ms, scratch_ms, difference = [], [], 0.0
     for image in images[:frames]:
         window = [*window[1:], image]
-        milliseconds, (found,) = timed(lambda image=image: stream.push(image), device)
+        milliseconds, (found,) = timed(partial(stream.push, image), device)
         streamed_ms.append(milliseconds)
-        milliseconds, wanted = timed(lambda window=window: method.detect_in_video(window, config.T, config), device)
+        milliseconds, wanted = timed(partial(method.detect_in_video, window, config.T, config), device)
         scratch_ms.append(milliseconds)
         difference = max(difference, largest_difference(found, wanted))
     assert_exact(difference, "what the stream finds in a window")

@@ -112,7 +112,7 @@ class FGFA(FlowDetector):
         frames = [clip.reference for clip in clips]
         frames += [clip.supports[place] for place in range(supports) for clip in clips]
         batch = self.detector.preprocess([f.image for f in frames], [clip.flip for clip in clips] * (1 + supports))
-        own, others = self.detector.extract(batch).split([count, count * supports])
+        own, others = self.detector.extract(batch).tensor_split([count])
         colours = self.colours(batch)
         warped = self.propagate(others, self.flow(colours[:count].repeat(supports, 1, 1, 1), colours[count:]))
         reference, *embeddings = self.embedding(torch.cat((own, warped))).chunk(1 + supports)

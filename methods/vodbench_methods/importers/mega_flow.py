@@ -45,7 +45,7 @@ class Found:
 
     layout: str
     method: str
-    settings: Mapping[str, Any]
+    settings: dict[str, Any]
 
 
 def found(published: Mapping[str, Tensor]) -> Found | None:
@@ -73,4 +73,4 @@ def source(name: str, shape: tuple[int, ...]) -> Source | None:
 
 def _colours_turned(weight: Tensor) -> Tensor:
     """(outputs, 6, 7, 7) for two BGR images -> the same for two RGB images."""
-    return weight.unflatten(1, (2, 3)).flip(2).flatten(1, 2)
+    return weight[:, [2, 1, 0, 5, 4, 3]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -121,8 +122,8 @@ def _compare(single: FasterRCNN, method: RDN, count: int, device: torch.device) 
         clock.take_ms()
     single_ms, stream_ms, last = [], [], None
     for image in images:
-        single_ms.append(timed(lambda image=image: alone.push(image), device)[0])
-        milliseconds, final = timed(lambda image=image: stream.push(image), device)
+        single_ms.append(timed(partial(alone.push, image), device)[0])
+        milliseconds, final = timed(partial(stream.push, image), device)
         stream_ms.append(milliseconds)
         window = [*window[1:], method.encode(image, config, NullClock())]
         last = final[-1]
