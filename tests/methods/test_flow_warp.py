@@ -13,17 +13,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vodbench.errors import UserError
-from vodbench_methods.flow import warp as warp_module
-from vodbench_methods.flow.warp import CONVENTIONS, warp
+from vodbench_methods.flow import warping
+from vodbench_methods.flow.warping import CONVENTIONS, warp
 
 Sample = Callable[[Tensor, Tensor, Tensor], Tensor]
-PATHS = {"rows": warp_module._by_rows, "grid": warp_module._by_grid}  # a CPU's, and that of accelerators
+PATHS = {"rows": warping._by_rows, "grid": warping._by_grid}  # a CPU's, and that of accelerators
 
 
 @pytest.fixture(params=sorted(PATHS))
 def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Both ways of sampling, whatever the machine of the test."""
-    monkeypatch.setattr(warp_module, "_by_rows", PATHS[request.param])
+    monkeypatch.setattr(warping, "_by_rows", PATHS[request.param])
     return str(request.param)
 
 

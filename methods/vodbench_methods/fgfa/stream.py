@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Generic
+from typing import TYPE_CHECKING
 
 import torch
 
 from vodbench.spec import Clock, Image
-from vodbench_methods.detection.streaming import Answer, Found
+from vodbench_methods.detection.streaming import Answer, EncodedFrames, Found
 from vodbench_methods.fgfa.records import EncodedFrame
 from vodbench_methods.sequence import window
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from vodbench_methods.fgfa.model import FGFA
 
 
-class FGFAStream(Generic[Found]):
+class FGFAStream(EncodedFrames[Found]):
     """The answer to frame t lags T frames: it is final when frame t + T was seen, or when the video ends.
 
     A frame of another size ends the video before it: nothing can be warped from one to the other, so the frames before
@@ -26,18 +26,14 @@ class FGFAStream(Generic[Found]):
     """
 
     def __init__(self, method: FGFA, config: FGFAConfig, clock: Clock, answer: Answer[Found]) -> None:
-        self._method, self._config, self._clock, self._answer = method, config, clock, answer
+        super().__init__(method, config, clock)
+        self._method, self._answer = method, answer
         self._frames: deque[EncodedFrame] = deque()  # of frames that a window may still hold, the newest last
         self._num_frames = 0  # of this size so far
         self._owed = 0  # frames without an answer so far
 
     @torch.inference_mode()
-    def push(self, image: Image) -> list[Found]:
-        return self.push_encoded(self._method.encode(image, self._config, self._clock))
-
-    @torch.inference_mode()
     def push_encoded(self, encoded: EncodedFrame) -> list[Found]:
-        """As ``push`` for a frame that ``encode`` has seen already (possibly for another stream)."""
         final = self.close() if self._frames and not encoded.fits(self._frames[-1]) else []
         self._frames.append(encoded)
         self._num_frames += 1

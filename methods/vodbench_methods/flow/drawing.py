@@ -20,14 +20,15 @@ def draw_flow(flow: Floats, largest: float | None = None) -> Image:
     flow: (2, h, w), x before y, in any unit; unknown (not finite) is black. ``largest`` is the length drawn in full
     colour, by default the longest of the picture; longer ones are darkened.
     """
-    known: NDArray[np.bool_] = np.isfinite(flow).all(axis=0, keepdims=True)
+    known = np.isfinite(flow[0]) & np.isfinite(flow[1])
     x, y = np.where(known, flow, 0.0).astype(np.float64)
     length = np.hypot(x, y)
     full = length.max(initial=0.0) if largest is None else largest
     radius = (length / full if full > 0 else np.zeros_like(length))[..., None]
     hue = _wheel_colours(np.arctan2(-y, -x) / (2 * np.pi) + 0.5)
     colours = np.where(radius <= 1, 1 - radius * (1 - hue), 0.75 * hue)
-    return np.floor(255 * np.where(known[0, ..., None], colours, 0.0)).astype(np.uint8)
+    picture: Image = np.floor(255 * np.where(known[..., None], colours, 0.0)).astype(np.uint8)
+    return picture
 
 
 def draw_mask(

@@ -1,12 +1,13 @@
 """A flow network for small frames on CPUs.
 
-FlowNetC in miniature. On moving textured shapes (128 px, motion up to 12 px, mean 2.0), 400 steps of 8 pairs, 25 s of
-one core, left an end-point error of 0.66 px; a FlowNetS of this size, both images as six channels, was at 1.79. Comparing
-cells by cosine matters: with raw features nothing was learnt in that time.
+FlowNetC in miniature. On moving textured shapes (128 px, motion up to 12 px, 2.0 px in the mean) the end-point error
+was 0.66 px after 400 steps of 8 pairs (25 s of one core) and 0.55 px after 900; that of a FlowNetS of this size, both
+images as six channels, was still 1.79 px after 400. Cells are compared by cosine: with raw features nothing was learnt.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -91,5 +92,5 @@ class FlowNetTiny(FlowNetwork):
 
 def _unit(features: Tensor) -> Tensor:
     """Cells of mean square 1, so that correlations, means over channels, are cosines."""
-    unit: Tensor = F.normalize(features, dim=1)
-    return unit * features.shape[1] ** 0.5
+    unit: Tensor = F.normalize(features, dim=1) * math.sqrt(features.shape[1])
+    return unit

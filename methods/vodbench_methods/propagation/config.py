@@ -101,17 +101,19 @@ class KeyFrames(MethodConfig):
 class OpticalFlowConfig(KeyFrames, FlowNetworkConfig):
     """The flow baseline: the detector's own stage, then the flow network's; neither knows of the other."""
 
-    warm_start: str = knob("detector", "the detector is trained by itself", choices=("detector",))
+    warm_start: str = knob("detector", "the detector is trained by itself: detector", choices=("none", "detector"))
     freeze_detector: bool = knob(True, "backbone, RPN and heads stay as the detector stage left them: true")
     flow_scale: bool = knob(False, "how much of a propagated feature to keep, which optical flow cannot tell: false")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.flow_scale or not self.freeze_detector:
-            raise UserError(
-                f"flow_scale = {self.flow_scale} and freeze_detector = {self.freeze_detector} are not accepted: the "
-                "flow network is trained for optical flow alone; give false and true, or train all together as 'dff'"
-            )
+        own = {"warm_start": "detector", "freeze_detector": True, "flow_scale": False}
+        for name, value in own.items():
+            if getattr(self, name) != value:
+                raise UserError(
+                    f"{name} = {getattr(self, name)!r} is not accepted: detector and flow network are trained apart, "
+                    f"which needs {value!r}; train them together as 'dff'"
+                )
 
 
 @dataclass(frozen=True, kw_only=True)

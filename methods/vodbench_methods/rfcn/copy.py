@@ -7,8 +7,7 @@ from typing import Generic
 
 from vodbench.spec import Image
 from vodbench_methods.detection.records import FrameFeatures
-from vodbench_methods.detection.single_frame import SingleFrameStream
-from vodbench_methods.detection.streaming import Found
+from vodbench_methods.detection.streaming import Found, SingleFrameStream
 
 
 class CopyStream(Generic[Found]):

@@ -23,8 +23,8 @@ from vodbench_methods.detection.faster_rcnn import latency
 from vodbench_methods.detection.records import Batch, Proposals, RoiSamples, Target
 from vodbench_methods.detection.rpn import RegionProposalNetwork
 from vodbench_methods.detection.sampling import label_rois
-from vodbench_methods.detection.single_frame import SingleFrameDetector, SingleFrameStream
-from vodbench_methods.detection.streaming import Answer, AnswerStream, Found
+from vodbench_methods.detection.single_frame import SingleFrameDetector
+from vodbench_methods.detection.streaming import Answer, AnswerStream, Found, SingleFrameStream
 from vodbench_methods.rfcn.config import SMALL, TINY, RFCNConfig
 from vodbench_methods.rfcn.copy import CopyStream
 from vodbench_methods.rfcn.deformable import deformable_ps_roi_pool, make_deformable
@@ -82,7 +82,8 @@ class RFCN(SingleFrameDetector):
 
     def maps(self, feature_map: Tensor) -> tuple[Tensor, Tensor]:
         """What the RPN sees, and the position-sensitive maps: (C + 1 + 4) * k * k, then those of the offsets if any."""
-        rpn_map, roi_map = feature_map.chunk(2, dim=1)
+        # Halves of a channels_last map have gaps, and convolutions over gaps are slow on a CPU.
+        rpn_map, roi_map = (half.contiguous() for half in feature_map.chunk(2, dim=1))
         scores = self.score_maps(roi_map)
         return rpn_map, scores if self.offset_maps is None else torch.cat((scores, self.offset_maps(roi_map)), dim=1)
 
