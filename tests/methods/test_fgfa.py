@@ -53,9 +53,9 @@ def built(config: FGFAConfig, *, moving: bool = True) -> FGFA:
     torch.manual_seed(0)
     method = FGFA(config, 3).eval()
     if moving:
-        with torch.no_grad():
-            for parameter in method.flow.parameters():
-                parameter.add_(torch.randn_like(parameter), alpha=0.2)
+        torch.nn.init.normal_(method.flow.heads.flow.weight, std=0.06)
+        if method.flow.heads.scale is not None:
+            torch.nn.init.normal_(method.flow.heads.scale.weight, std=0.1)
     return method
 
 
@@ -168,7 +168,7 @@ def test_aggregated_map_equals_the_plain_one(video_ends: str, embeddings: str, s
         got = method.aggregated(frames, copies, reference - indices.start, config, NullClock())
         wanted = plain_map(method, images, reference, config)
         flow = method.flow_between(encoded[reference].batch, encoded[0].batch).flow
-        assert flow.abs().max() > 0.1, "nothing moves: this would show little"
+        assert 1 < flow.abs().max() < 6, "all stays, or all comes from outside: this would show little"
         torch.testing.assert_close(got, wanted, atol=1e-5, rtol=1e-5)
 
 
