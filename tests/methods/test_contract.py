@@ -52,6 +52,7 @@ SHRUNK = {
     "frame_range": 2,
     "key_frame_range": 2,
     "key_frame_interval": 3,
+    "video_ends": "truncate",
     "score_threshold": 0.01,
     "max_detections": 60,
 }
@@ -77,6 +78,8 @@ CHANGED: dict[str, Any] = {
     "own_frame": False,
     "test_inter": "dense",
     "key_frame_interval": 2,
+    "embeddings": "recomputed",
+    "self_flow": False,
 }
 
 # Knobs that do something only where another one has this value.
