@@ -1,7 +1,8 @@
 """Frames as Arrow columns: the one form in which encoded frames and their truth are stored and moved.
 
 A frame is a row. Images stay encoded; boxes are flat lists of 4 M floats, because a plain list survives slicing and
-Parquet with one level of offsets. Floats keep their width, so a round trip is bit-exact.
+Parquet with one level of offsets. Floats keep their width, so a round trip is bit-exact. The record of motion is a
+column of its own, there only where flow may be asked for; null in it stands for none.
 """
 
 from __future__ import annotations
@@ -27,11 +28,13 @@ FIELDS: tuple[pa.Field, ...] = (
     pa.field("deteriorations", pa.map_(pa.string(), pa.float64()), nullable=False),
 )
 ENCODED = "encoded"
-FRAME_TYPE = pa.struct(FIELDS)
+MOTION = pa.field("motion", pa.binary())
+_STRUCT = (*FIELDS, MOTION)
+FRAME_TYPE = pa.struct(_STRUCT)
 
 
 def to_columns(frames: Sequence[Frame]) -> dict[str, pa.Array]:
-    """The columns ``FIELDS`` of these frames, one row each (the snippet's name is not among them)."""
+    """The columns ``FIELDS`` and ``MOTION`` of these frames, one row each (the snippet's name is not among them)."""
     truths = [frame.truth for frame in frames]
     return {
         "index": pa.array([frame.index for frame in frames], pa.int32()),
@@ -42,27 +45,28 @@ def to_columns(frames: Sequence[Frame]) -> dict[str, pa.Array]:
         "occluded": _lists([truth.occluded for truth in truths], pa.bool_()),
         "generated": _lists([truth.generated for truth in truths], pa.bool_()),
         "deteriorations": pa.array([sorted(frame.deteriorations.items()) for frame in frames], FIELDS[-1].type),
+        MOTION.name: pa.array([frame.motion or None for frame in frames], MOTION.type),
     }
 
 
 def to_structs(frames: Sequence[Frame]) -> pa.StructArray:
     """The same rows as one array of ``FRAME_TYPE``."""
     columns = to_columns(frames)
-    return pa.StructArray.from_arrays([columns[field.name] for field in FIELDS], fields=list(FIELDS))
+    return pa.StructArray.from_arrays([columns[field.name] for field in _STRUCT], fields=list(_STRUCT))
 
 
 def from_columns(
-    column: Callable[[str], pa.Array], snippets: Sequence[str], *, with_images: bool = True
+    column: Callable[[str], pa.Array], snippets: Sequence[str], *, with_images: bool = True, with_motion: bool = False
 ) -> list[Frame]:
-    """Frames of rows; ``column(name)`` gives a column of ``FIELDS``, ``snippets`` the name for each row."""
+    """Frames of rows; ``column(name)`` gives a column of ``FIELDS`` (and ``MOTION`` where it is wanted), ``snippets``
+    the name for each row."""
     truths = _truths(column)
     indices = column("index").to_numpy().tolist()
     images = column(ENCODED).to_pylist() if with_images else [b""] * len(indices)
     deteriorations = column("deteriorations").to_pylist()
-    return [
-        Frame(snippet, index, image, truth, dict(names))
-        for snippet, index, image, truth, names in zip(snippets, indices, images, truths, deteriorations, strict=True)
-    ]
+    motions = [record or b"" for record in column(MOTION.name).to_pylist()] if with_motion else [b""] * len(indices)
+    rows = zip(snippets, indices, images, truths, map(dict, deteriorations), motions, strict=True)
+    return [Frame(*row) for row in rows]
 
 
 def _truths(column: Callable[[str], pa.Array]) -> list[Truth]:

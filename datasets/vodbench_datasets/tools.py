@@ -25,11 +25,15 @@ def generator_config(settings: Mapping[str, Any]) -> GeneratorConfig:
 
 
 def _like(name: str, value: Any, default: Any) -> Any:
-    """``value`` as the type of ``default``: a whole number, a number, or a (low, high) pair of either."""
+    """``value`` as the type of ``default``: a flag, a whole number, a number, or a (low, high) pair of numbers."""
     if isinstance(default, tuple):
         if not isinstance(value, list | tuple) or len(value) != 2:
             raise UserError(f"{name} is {value!r}; give a range like {name}=[{default[0]}, {default[1]}]")
         return tuple(_like(name, item, like) for item, like in zip(value, default, strict=True))
+    if isinstance(default, bool):
+        if not isinstance(value, bool):
+            raise UserError(f"{name} is {value!r}; give true or false")
+        return value
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise UserError(f"{name} is {value!r}; give a number like {default}")
     if isinstance(default, int) and int(value) != value:

@@ -9,6 +9,7 @@ boxes       (N, 4) float32, xyxy, pixels of the *original* frame, 0-based. Corne
             ILSVRC; only the ``ilsvrc`` and ``voc`` protocols count a box's width as ``x2 - x1 + 1``.
 labels      (N,) int64, 1..C in the order of ``Dataset.classes``; 0 is the background and never appears.
 image       (H, W, 3) uint8, RGB.
+flow        (H, W, 2) float32, x before y: displacement in pixels of the original frame, NaN where it is unknown.
 snippet     one annotated video; a still image (ILSVRC DET) is a snippet of one frame.
 """
 
@@ -65,6 +66,7 @@ class Frame:
     encoded: bytes  # the JPEG (or PNG) file's bytes
     truth: Truth
     deteriorations: Mapping[str, float] = field(default_factory=dict)  # name -> strength in (0, 1], where known
+    motion: bytes = b""  # a record that exact flow is computed from; filled where flow was asked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,14 +82,16 @@ class SnippetInfo:
 class ClipSpec:
     """What a training stage wants drawn around each reference frame.
 
-    ``num_supports`` frames at offsets drawn without replacement from [offset_low, offset_high] without 0, then
-    clamped to the snippet's ends (a still image stands in for its own supports). With ``whole_snippet`` they are drawn
+    ``num_supports`` frames at offsets drawn without replacement from [offset_low, offset_high] without 0 (with it where
+    ``own_frame`` says so), then clamped to the snippet's ends (a still image stands in for its own supports). With ``whole_snippet`` they are drawn
     from all other frames of the snippet instead, whatever the range; where there are too few, some come again. The clip
     shares one flip decision.
 
     With ``categories`` and ``videos`` (K and N of HVR-Net, both or neither) clips come in groups of K x N: clip n is
     part of group ``n // (K * N)``, whose clips show K different categories, for each of them N different videos, in
     their reference frames. Only then a clip says which category it was drawn for.
+
+    With ``flow`` the support frames carry exact flow, which generated video knows and other data does not.
     """
 
     num_supports: int = 0
@@ -97,8 +101,12 @@ class ClipSpec:
     whole_snippet: bool = False
     categories: int = 0
     videos: int = 0
+    flow: bool = False
+    own_frame: bool = False
 
     def __post_init__(self) -> None:
+        if self.flow and not self.num_supports:
+            raise UserError("flow of clips without support frames is not accepted: give num_supports 1 or more")
         if min(self.categories, self.videos) < 0 or (self.categories == 0) != (self.videos == 0):
             raise UserError(
                 f"clips in groups of {self.categories} categories x {self.videos} videos are not accepted: give 1 or "
@@ -113,11 +121,17 @@ class ClipSpec:
 
 @dataclass(frozen=True, slots=True)
 class ClipFrame:
-    """A decoded frame of a training clip, in original pixels, *before* the flip."""
+    """A decoded frame of a training clip, in original pixels, *before* the flip (``transforms.flip_flow``).
+
+    ``flow`` (of a support frame, where ``ClipSpec.flow`` asks for it): from each pixel of the clip's *reference* frame
+    to where this frame shows the same thing, so ``reference[p]`` looks like ``image[p + flow[p]]``. NaN where this
+    frame does not show it (hidden or outside here) and where no one knows (something unknown is in front).
+    """
 
     index: int
     image: Image
     truth: Truth
+    flow: Floats | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,11 +256,12 @@ class EncodedStream(Stream, Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Schedule:
-    """Optimisation of one stage. SGD with momentum; the rate falls by ``decay`` at each milestone."""
+    """Optimisation of one stage. The rate falls by ``decay`` at each milestone; ``optimizer``: sgd, rmsprop or adam."""
 
     iterations: int
     batch_size: int  # clips a step, summed over workers; whole groups where the clips come in groups
     learning_rate: float
+    optimizer: str = "sgd"
     momentum: float = 0.9
     weight_decay: float = 1e-4
     warmup_iterations: int = 0

@@ -1,4 +1,4 @@
-"""Resizing and flipping of images with their boxes.
+"""Resizing and flipping of images with their boxes and flow.
 
 Boxes are (N, 4) float32 xyxy with inclusive corners, as in ``vodbench.spec``. A resize multiplies every coordinate by
 the scale that was really applied (sides are whole pixels, so x and y differ slightly), as published detectors do.
@@ -67,3 +67,8 @@ def flip_boxes(boxes: Floats, width: float) -> Floats:
     flipped[:, 0] = width - 1 - boxes[:, 2]
     flipped[:, 2] = width - 1 - boxes[:, 0]
     return flipped
+
+
+def flip_flow(flow: Floats) -> Floats:
+    """(H, W, 2) flow between the mirror images of both frames: columns swap, and x changes its sign. A copy."""
+    return np.ascontiguousarray(flow[:, ::-1]) * np.array([-1, 1], np.float32)

@@ -7,16 +7,19 @@ halves the throughput (the pixels go through shared memory). A frame that a clip
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
 
 from vodbench.errors import UserError
 from vodbench.images import decode
-from vodbench.spec import Clip, ClipFrame, Dataset, Frame
+from vodbench.spec import Clip, ClipFrame, Dataset, Floats, Frame
+from vodbench_datasets.clips.flow import MotionSource, with_motion
 from vodbench_datasets.clips.plan import PlannedClip
 from vodbench_datasets.frames import FRAME_TYPE, from_columns, to_structs
+from vodbench_datasets.motion import Motion, flow_between
 
 SCHEMA = pa.schema(
     [
@@ -32,13 +35,17 @@ SCHEMA = pa.schema(
 )
 
 
-def read_block(dataset: Dataset, split: str, planned: Iterable[PlannedClip]) -> pa.Table:
-    """The encoded frames and truths of these clips, one row a clip, in the given order."""
+def read_block(dataset: Dataset, split: str, planned: Iterable[PlannedClip], *, flow: bool = False) -> pa.Table:
+    """The encoded frames and truths of these clips, one row a clip, in the given order.
+
+    With ``flow`` (of a ``MotionSource`` only) also what their flow is computed from when they are decoded.
+    """
     clips = list(planned)
     frames: list[Frame] = []
     bounds = [0]
     for clip in clips:
-        frames += dataset.read(split, clip.snippet, list(dict.fromkeys(clip.indices)))
+        read = dataset.read(split, clip.snippet, list(dict.fromkeys(clip.indices)))
+        frames += with_motion(cast(MotionSource, dataset), split, clip.snippet, read) if flow else read
         bounds.append(len(frames))
     return pa.table(
         {
@@ -70,14 +77,25 @@ def decode_block(table: pa.Table) -> Iterator[Clip]:
         if row["error"] is not None:
             raise UserError(row["error"])
         records = structs.slice(low, high - low)
-        frames = from_columns(records.field, [row["snippet"]] * (high - low))
+        frames = from_columns(records.field, [row["snippet"]] * (high - low), with_motion=True)
         yield _decode_clip(row, frames)
 
 
 def _decode_clip(row: Mapping[str, Any], frames: Sequence[Frame]) -> Clip:
     decoded = {
-        frame.index: ClipFrame(frame.index, decode(frame.encoded, f"{frame.snippet}, frame {frame.index}"), frame.truth)
-        for frame in frames
+        frame.index: ClipFrame(frame.index, decode(frame.encoded, _where(frame)), frame.truth) for frame in frames
     }
-    supports = tuple(decoded[index] for index in row["supports"])
+    flows = _flows(frames, row["reference"])
+    shown = {index: replace(decoded[index], flow=flow) for index, flow in flows.items()} or decoded
+    supports = tuple(shown[index] for index in row["supports"])
     return Clip(row["number"], row["snippet"], decoded[row["reference"]], supports, row["flip"], row["category"])
+
+
+def _flows(frames: Sequence[Frame], reference: int) -> dict[int, Floats]:
+    """Frame -> flow to it from the reference frame; empty where flow was not asked for."""
+    motions = {frame.index: Motion.decode(frame.motion, _where(frame)) for frame in frames if frame.motion}
+    return {index: flow_between(motions[reference], motion) for index, motion in motions.items()}
+
+
+def _where(frame: Frame) -> str:
+    return f"{frame.snippet}, frame {frame.index}"

@@ -18,6 +18,7 @@ from vodbench.errors import UserError, unknown
 from vodbench.prefetch import prefetch
 from vodbench.spec import Clip, ClipSpec, Dataset, Frame, SnippetInfo
 from vodbench_datasets.clips.blocks import decode_block, error_block, read_block
+from vodbench_datasets.clips.flow import check_flow
 from vodbench_datasets.clips.groups import GroupPlan
 from vodbench_datasets.clips.ordered import ordered_blocks
 from vodbench_datasets.clips.plan import ClipPlan, numbers_of_worker
@@ -33,6 +34,7 @@ class _ClipJob:
     dataset: Dataset
     split: str
     plan: ClipPlan | GroupPlan
+    flow: bool
 
 
 @dataclass(frozen=True)
@@ -73,9 +75,10 @@ class RayClips:
         self, clips: ClipSpec, *, split: str, seed: int, start: int, stop: int, rank: int = 0, world: int = 1
     ) -> Iterator[Clip]:
         """See ``vodbench.spec.Dataset.training_clips``. ``UserError`` at once for a plan that cannot be made."""
+        check_flow(self, clips, split)
         plan = plan_of(self, clips, split=split, seed=seed)
         numbers = numbers_of_worker(start, stop, rank, world, clips.group_size)
-        job = _ClipJob(self, split, plan)  # type: ignore[arg-type]  # a mixin cannot say that it is mixed into a Dataset
+        job = _ClipJob(self, split, plan, clips.flow)  # type: ignore[arg-type]  # a mixin cannot say that it is mixed into a Dataset
         return prefetch(partial(_decoded_clips, job, numbers, world), _DECODED_AHEAD)
 
     def snippet_frames(self, split: str, snippets: Sequence[str], *, world: int = 1) -> Iterator[Frame]:
@@ -118,7 +121,7 @@ def _decoded_clips(job: _ClipJob, numbers: Sequence[int], world: int) -> Iterato
 def _read_clips(job: _ClipJob, numbers: Sequence[int]) -> pa.Table:
     """Runs in a read task."""
     try:
-        return read_block(job.dataset, job.split, (job.plan[number] for number in numbers))
+        return read_block(job.dataset, job.split, (job.plan[number] for number in numbers), flow=job.flow)
     except UserError as error:
         return error_block(error)
 

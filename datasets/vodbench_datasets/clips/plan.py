@@ -91,14 +91,15 @@ class Surroundings:
 
 
 def candidate_offsets(clips: ClipSpec) -> list[int]:
-    """Offsets a support frame may have: [offset_low, offset_high] without 0; empty when none is to be drawn by them."""
+    """Offsets a support frame may have, with 0 only where the spec says so; empty when none is to be drawn by them."""
     if clips.num_supports == 0 or clips.whole_snippet:
         return []
-    offsets = [offset for offset in range(clips.offset_low, clips.offset_high + 1) if offset != 0]
+    own = clips.own_frame
+    offsets = [offset for offset in range(clips.offset_low, clips.offset_high + 1) if offset != 0 or own]
     if not 0 < clips.num_supports <= len(offsets):
         raise UserError(
             f"{clips.num_supports} support frames cannot be drawn from the {len(offsets)} offsets in "
-            f"[{clips.offset_low}, {clips.offset_high}] without 0; widen the range (training T) or ask for fewer"
+            f"[{clips.offset_low}, {clips.offset_high}]{'' if own else ' without 0'}; widen the range (training T) or ask for fewer"
         )
     return offsets
 

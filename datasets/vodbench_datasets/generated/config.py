@@ -55,6 +55,7 @@ class GeneratorConfig:
     leaving_entering: Range = (0.5, 1.0)
     noise: float = 4.0  # standard deviation of the sensor's noise, in grey levels
     jpeg_quality: int = 90
+    flow: bool = True  # record the motion of every layer, from which exact flow between any two frames follows
 
     def __post_init__(self) -> None:
         self._at_least(1, "frames", "classes", "jpeg_quality")

@@ -14,6 +14,7 @@ from vodbench_datasets.generated.appearance import Sprite
 from vodbench_datasets.generated.bursts import WHOLE_PICTURE, Strengths, draw_strengths
 from vodbench_datasets.generated.config import DETERIORATIONS, GeneratorConfig
 from vodbench_datasets.generated.motion import Path, draw_paths, draw_shakes, pose
+from vodbench_datasets.motion import UNKNOWN, Motion
 
 _SMEAR = 0.16  # length of a full motion blur, as a share of the picture
 _DEFOCUS = 0.035  # sigma of a full defocus, as a share of the picture
@@ -54,6 +55,7 @@ class Rendered:
     track_ids: Ints  # (M,)
     occluded: Bools  # (M,) a tenth or more of what lies inside the picture is hidden
     deteriorations: dict[str, float]
+    motion: Motion  # layer 0 is the background, layer k object k - 1; before any blur
 
 
 def draw_scene(config: GeneratorConfig, stream: int, number: int) -> Scene:
@@ -84,21 +86,35 @@ def draw_scene(config: GeneratorConfig, stream: int, number: int) -> Scene:
 def render(scene: Scene, frame: int) -> Rendered:
     """Frame ``frame`` of the snippet: layers from back to front, then what the camera does to them, then the truth."""
     shake = scene.shakes[frame] * scene.strengths["camera_shake"][:, frame].max()
-    picture = _background(scene, frame, shake)
+    placements = [_view(scene, frame, shake)]
+    picture = _warp(scene.background, placements[0], scene.config.size, scene.config.size, cv2.BORDER_REFLECT)
     layers = []
     for track, sprite in enumerate(scene.sprites):
         placed = pose(scene.paths[track], scene.strengths, track, frame, scene.config.size, shake)
         matrix = placed.matrix(len(sprite.opacity), sprite.radius)
         whole = float((sprite.opacity > _OPAQUE).sum() * abs(np.linalg.det(matrix[:, :2])))
         layers.append((_paint(picture, sprite, matrix), whole))
+        placements.append(matrix)
     covers = [_cover(scene, track, frame, mask) for track, (mask, _) in enumerate(layers)]
     front = np.logical_or.reduce(covers)
     picture[front] = scene.occluder[front]
     image = _noisy(scene, frame, _blurred(scene, frame, picture, shake))
-    return _with_truth(scene, frame, image, layers, front)
+    motion = Motion(_layer_map([mask for mask, _ in layers], front), np.stack(placements))
+    return _with_truth(scene, frame, image, layers, front, motion)
 
 
-def _with_truth(scene: Scene, frame: int, image: Image, layers: list[tuple[Bools, float]], front: Bools) -> Rendered:
+def _layer_map(masks: list[Bools], front: Bools) -> npt.NDArray[np.uint8]:
+    """What each pixel shows. Of what is in front only the outline moves, not the surface: its motion is unknown."""
+    layers = np.zeros(front.shape, np.uint8)
+    for layer, mask in enumerate(masks, start=1):
+        layers[mask] = layer
+    layers[front] = UNKNOWN
+    return layers
+
+
+def _with_truth(
+    scene: Scene, frame: int, image: Image, layers: list[tuple[Bools, float]], front: Bools, motion: Motion
+) -> Rendered:
     masks, tracks, hidden, outside = [], [], np.zeros(len(layers)), np.zeros(len(layers))
     above = front
     for track in reversed(range(len(layers))):
@@ -121,6 +137,7 @@ def _with_truth(scene: Scene, frame: int, image: Image, layers: list[tuple[Bools
         track_ids=order,
         occluded=hidden[order] >= _NOTICEABLE,
         deteriorations=_record(scene, frame, float(hidden.max()), float(outside.max())),
+        motion=motion,
     )
 
 
@@ -151,10 +168,10 @@ def _draw_grain(config: GeneratorConfig, rng: np.random.Generator) -> npt.NDArra
     return (rng.standard_normal((side, side, 3), np.float32) * config.noise).round().astype(np.int16)
 
 
-def _background(scene: Scene, frame: int, shake: Floats) -> Image:
+def _view(scene: Scene, frame: int, shake: Floats) -> Floats:
+    """(2, 3) affine map from background pixels to picture pixels."""
     offset = shake - scene.drift[frame]
-    matrix = np.array([[1, 0, offset[0]], [0, 1, offset[1]]], np.float32)
-    return _warp(scene.background, matrix, scene.config.size, scene.config.size, cv2.BORDER_REFLECT)
+    return np.array([[1, 0, offset[0]], [0, 1, offset[1]]], np.float32)
 
 
 def _warp(image: Image, matrix: Floats, width: int, height: int, border: int = cv2.BORDER_CONSTANT) -> Image:

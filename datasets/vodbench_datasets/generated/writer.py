@@ -20,6 +20,7 @@ from vodbench_datasets.generated.appearance import CLASSES
 from vodbench_datasets.generated.config import GeneratorConfig
 from vodbench_datasets.generated.scene import Rendered, draw_scene, render
 from vodbench_datasets.ilsvrc.deteriorations import record_path
+from vodbench_datasets.ilsvrc.motion import motion_path
 
 CONFIG_FILE = "generator.json"
 
@@ -71,11 +72,10 @@ def snippet_name(split: str, number: int) -> str:
 def _prepare(root: str, config: GeneratorConfig) -> bool:
     """Whether the data set is there already. Marks an empty root as about to be filled."""
     fs, path = filesystem(root)
-    wanted = json.dumps(config.as_dict(), indent=1) + "\n"
     if exists(root) and fs.ls(path, detail=False):
         if not fs.exists(join(path, CONFIG_FILE)):
             raise UserError(f"'{root}' is not empty and was not generated; give a new or an empty folder")
-        if read_text(join(root, CONFIG_FILE)) != wanted:
+        if not _describes(read_text(join(root, CONFIG_FILE)), config):
             raise UserError(
                 f"'{root}' holds data generated with another configuration (see its {CONFIG_FILE}); give a new folder "
                 "or remove this one"
@@ -83,8 +83,18 @@ def _prepare(root: str, config: GeneratorConfig) -> bool:
         last = [split for split in _SPLITS if _count(config, split)][-1]
         return bool(fs.exists(join(path, f"ImageSets/VID/{last}.txt")))
     make_folder(root)
-    write_text(join(root, CONFIG_FILE), wanted)
+    write_text(join(root, CONFIG_FILE), json.dumps(config.as_dict(), indent=1) + "\n")
     return False
+
+
+def _describes(record: str, config: GeneratorConfig) -> bool:
+    """Whether a tree's record of its configuration is of this one. A setting that did not exist when the tree was made
+    counts as the default, so that older trees stay in use (without motion, which they lack)."""
+    try:
+        found = json.loads(record)
+    except ValueError:
+        return False
+    return isinstance(found, dict) and {**GeneratorConfig().as_dict(), **found} == config.as_dict()
 
 
 def _count(config: GeneratorConfig, split: str) -> int:
@@ -119,6 +129,8 @@ def _snippet_files(config: GeneratorConfig, job: tuple[str, int]) -> Files:
         rendered, name = render(scene, frame), f"{frame:06d}"
         files.append((f"Data/{folder}/{name}.JPEG", encode_jpeg(rendered.image, config.jpeg_quality)))
         files.append((f"Annotations/{folder}/{name}.xml", _xml(rendered, snippet_name(split, number), name).encode()))
+        if config.flow:
+            files.append((motion_path(folder, name), rendered.motion.encode()))
         if rendered.deteriorations:
             record[name] = rendered.deteriorations
     files.append((record_path(folder), (json.dumps(record, indent=1) + "\n").encode()))

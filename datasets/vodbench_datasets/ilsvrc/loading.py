@@ -11,6 +11,7 @@ from vodbench.spec import Frame, Truth
 from vodbench_datasets.ilsvrc.annotations import parse_annotation, to_truth
 from vodbench_datasets.ilsvrc.deteriorations import FOLDER, Record, parse_record, record_path
 from vodbench_datasets.ilsvrc.index import Snippet
+from vodbench_datasets.ilsvrc.motion import motion_path
 from vodbench_datasets.ilsvrc.tree import Tree
 
 
@@ -43,6 +44,11 @@ class FrameLoader:
             return Frame(snippet.info.id, index, encoded, self.truth(snippet, index), spoilt)
 
         return self._tree.in_parallel(load, indices)
+
+    def motion(self, snippet: Snippet, indices: Sequence[int]) -> list[bytes]:
+        """The records of motion, in the order asked for; ``UserError`` naming one that is missing."""
+        paths = [motion_path(snippet.folder, snippet.name(index)) for index in indices]
+        return self._tree.in_parallel(self._tree.read, paths)
 
     def readable(self, snippet: Snippet) -> tuple[Snippet, dict[str, str]]:
         """The snippet without the frames that cannot be used, and these: file -> why. Every image is decoded."""

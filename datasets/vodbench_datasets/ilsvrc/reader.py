@@ -22,6 +22,7 @@ from vodbench_datasets.ilsvrc.deteriorations import FOLDER, record_path
 from vodbench_datasets.ilsvrc.index import SPLITS, Snippet, find_list, locate
 from vodbench_datasets.ilsvrc.lists import parse_stills, parse_videos
 from vodbench_datasets.ilsvrc.loading import FrameLoader
+from vodbench_datasets.ilsvrc.motion import FOLDER as MOTION_FOLDER
 from vodbench_datasets.ilsvrc.options import IlsvrcOptions
 from vodbench_datasets.ilsvrc.protocol import FRAMES_PER_SNIPPET, capped, evenly_spaced
 from vodbench_datasets.ilsvrc.tree import Tree
@@ -102,10 +103,20 @@ class IlsvrcDataset(RayClips):
         """Frames of one snippet in the order asked for (all, in order, when None)."""
         found = self._snippet(split, snippet)
         asked = range(found.info.num_frames) if indices is None else indices
-        for index in asked:
-            if not 0 <= index < found.info.num_frames:
-                raise UserError(f"snippet '{snippet}' has no frame {index}; give 0 to {found.info.num_frames - 1}")
+        _check_indices(found, asked)
         return self._loader.frames(found, asked, with_images=with_images)
+
+    def has_motion(self, split: str) -> bool:
+        """Whether all that the split lists, still images included, has records of motion."""
+        if split not in self._lists:
+            raise unknown("split", split, self.splits)
+        return all(self._tree.exists(f"{MOTION_FOLDER}/{kind}/{split}") for kind, _ in self._lists[split])
+
+    def motion(self, split: str, snippet: str, indices: Sequence[int]) -> list[bytes]:
+        """Records of motion of these frames, in the order asked for."""
+        found = self._snippet(split, snippet)
+        _check_indices(found, indices)
+        return self._loader.motion(found, indices)
 
     def training_frames(self, split: str) -> list[tuple[str, int]]:
         """(snippet, index) of the frames that training visits: those of the protocol that have a box.
@@ -227,3 +238,11 @@ class IlsvrcDataset(RayClips):
         for path, content in zip(paths, self._tree.in_parallel(self._tree.read, paths), strict=True):
             digest.update(f"{path}\0{len(content)}\0".encode() + content)
         return digest.hexdigest()
+
+
+def _check_indices(snippet: Snippet, indices: Sequence[int]) -> None:
+    for index in indices:
+        if not 0 <= index < snippet.info.num_frames:
+            raise UserError(
+                f"snippet '{snippet.info.id}' has no frame {index}; give 0 to {snippet.info.num_frames - 1}"
+            )

@@ -12,7 +12,15 @@ import pyarrow as pa
 from vodbench.errors import UserError
 from vodbench.spec import Frame, SnippetInfo
 from vodbench_datasets.shards.digests import image_digest, snippet_fingerprint, truth_digest
-from vodbench_datasets.shards.layout import GROUP_FRAMES, JOB_KEY, SNIPPETS_KEY, ShardRecord, SnippetRecord
+from vodbench_datasets.shards.layout import (
+    GROUP_FRAMES,
+    JOB_KEY,
+    ROWS,
+    ROWS_WITH_MOTION,
+    SNIPPETS_KEY,
+    ShardRecord,
+    SnippetRecord,
+)
 from vodbench_datasets.shards.rows import parquet_writer, to_table
 
 
@@ -52,13 +60,17 @@ class BuiltShard:
 
 
 class ShardBuilder:
-    """``add`` whole snippets, each in chunks of frames in order; then ``finish``."""
+    """``add`` whole snippets, each in chunks of frames in order; then ``finish``.
 
-    def __init__(self, job: str, name: str) -> None:
+    motion: whether the frames come with their records of motion.
+    """
+
+    def __init__(self, job: str, name: str, *, motion: bool = False) -> None:
+        self._schema = ROWS_WITH_MOTION if motion else ROWS
         self._job = job
         self._name = name
         self._sink = pa.BufferOutputStream()
-        self._writer = parquet_writer(self._sink)
+        self._writer = parquet_writer(self._sink, self._schema)
         self._tallies: list[SnippetTally] = []
         self._groups = 0
 
@@ -73,7 +85,7 @@ class ShardBuilder:
         for frame in frames:
             self._tallies[-1].add(frame)
         if frames:  # a snippet without frames is listed and has no rows
-            self._writer.write_table(to_table(frames), row_group_size=GROUP_FRAMES)
+            self._writer.write_table(to_table(frames, self._schema), row_group_size=GROUP_FRAMES)
         self._groups += -(-len(frames) // GROUP_FRAMES)
 
     def finish(self) -> tuple[bytes, BuiltShard]:

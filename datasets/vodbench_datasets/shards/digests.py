@@ -16,7 +16,7 @@ def image_digest(frame: Frame) -> bytes:
 
 
 def truth_digest(frame: Frame) -> bytes:
-    """16 bytes over everything else: snippet, index, every annotated value bit by bit, deteriorations."""
+    """16 bytes over everything else: snippet, index, every annotated value bit by bit, deteriorations, motion."""
     truth = frame.truth
     head = json.dumps([frame.snippet, frame.index, len(truth.labels), sorted(frame.deteriorations.items())])
     digest = hashlib.blake2b(head.encode(), digest_size=DIGEST_BYTES)
@@ -25,6 +25,7 @@ def truth_digest(frame: Frame) -> bytes:
         digest.update(values.astype("<i8").tobytes())
     for flags in (truth.occluded, truth.generated):
         digest.update(flags.astype("?").tobytes())
+    digest.update(frame.motion)
     return digest.digest()
 
 

@@ -4,6 +4,9 @@
     ROOT/incomplete.json       there while shards are being written: whose they are
     ROOT/train-00000.parquet   rows are frames in order; a row group holds up to 16 frames of one snippet
 
+Splits of generated video have one column more, ``motion``: the records that exact flow is computed from. It is the
+only difference to shards written before there were such records, so either are read.
+
 Row groups of 16 frames: a random frame then costs a read of 16, four times as fast as one snippet a row group,
 while reading in order stays as fast. A snippet never continues in another shard.
 """
@@ -19,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from vodbench.errors import UserError
 from vodbench.fingerprint import fingerprint
 from vodbench.storage import exists, join, read_bytes
-from vodbench_datasets.frames import FIELDS
+from vodbench_datasets.frames import FIELDS, MOTION
 
 SCHEMA_NAME = "vodbench-shards"
 SCHEMA_VERSION = 1
@@ -38,6 +41,7 @@ ROWS = pa.schema(
         pa.field(TRUTH_DIGEST, pa.binary(DIGEST_BYTES), nullable=False),
     ]
 )
+ROWS_WITH_MOTION = ROWS.append(MOTION)
 
 
 class _Record(BaseModel):

@@ -16,7 +16,7 @@ from vodbench.errors import UserError, unknown
 from vodbench.spec import ClassInfo, Frame, SnippetInfo
 from vodbench.storage import join
 from vodbench_datasets.clips.pipeline import RayClips
-from vodbench_datasets.frames import ENCODED
+from vodbench_datasets.frames import ENCODED, MOTION
 from vodbench_datasets.shards.layout import GROUP_FRAMES, IMAGE_DIGEST, ROWS, TRUTH_DIGEST, SnippetRecord, load_index
 from vodbench_datasets.shards.rows import damaged, open_parquet, to_frames
 
@@ -89,18 +89,33 @@ class Shards(RayClips):
         self, split: str, snippet: str, indices: Sequence[int] | None = None, *, with_images: bool = True
     ) -> list[Frame]:
         """See ``vodbench.spec.Dataset.read``."""
+        record = self._record(split, snippet)
+        wanted = range(record.frames) if indices is None else indices
+        table = self._read_rows(record, wanted, _COLUMNS if with_images else _TRUTH_COLUMNS)
+        frames = {frame.index: frame for frame in to_frames(table, with_images=with_images)}
+        return [frames[index] for index in wanted]
+
+    def has_motion(self, split: str) -> bool:
+        """Whether the split was sharded with records of motion, as its first shard says; all of a split are alike."""
+        records = self._records(split)
+        if not records:
+            return False
+        with self._lock:
+            return MOTION.name in self._open(next(iter(records.values())).shard).schema_arrow.names
+
+    def motion(self, split: str, snippet: str, indices: Sequence[int]) -> list[bytes]:
+        """Records of motion of these frames, in the order asked for; two columns are read."""
+        table = self._read_rows(self._record(split, snippet), indices, ["index", MOTION.name])
+        found = dict(zip(table.column("index").to_pylist(), table.column(MOTION.name).to_pylist(), strict=True))
+        return [found[index] for index in indices]
+
+    def _record(self, split: str, snippet: str) -> SnippetRecord:
         records = self._records(split)
         if snippet not in records:
             raise UserError(
                 f"split '{split}' of '{self.root}' has no snippet '{snippet}'; it has {len(records)} others"
             )
-        record = records[snippet]
-        wanted = range(record.frames) if indices is None else indices
-        outside = [index for index in wanted if not 0 <= index < record.frames]
-        if outside:
-            raise UserError(f"snippet '{snippet}' has no frame {outside[0]}; give 0 to {record.frames - 1}")
-        frames = {frame.index: frame for frame in self._read_groups(record, wanted, with_images)}
-        return [frames[index] for index in wanted]
+        return records[snippet]
 
     def _labels(self, shard: int, groups: Mapping[int, str]) -> Iterator[tuple[tuple[str, int], tuple[int, ...]]]:
         """((snippet, frame), its labels) of all rows in these row groups of a shard."""
@@ -114,14 +129,18 @@ class Shards(RayClips):
                 snippet = groups[next(group)]
             yield (snippet, index), tuple(sorted(set(labels)))
 
-    def _read_groups(self, record: SnippetRecord, wanted: Sequence[int], with_images: bool) -> list[Frame]:
+    def _read_rows(self, record: SnippetRecord, wanted: Sequence[int], columns: Sequence[str]) -> pa.Table:
+        """These frames' rows, in their own order, each once."""
+        outside = [index for index in wanted if not 0 <= index < record.frames]
+        if outside:
+            raise UserError(f"snippet '{record.id}' has no frame {outside[0]}; give 0 to {record.frames - 1}")
         groups = sorted({record.row_group + index // GROUP_FRAMES for index in wanted})
         if not groups:
-            return []
-        table = self._read_columns(record.shard, groups, _COLUMNS if with_images else _TRUTH_COLUMNS)
+            return pa.table({name: [] for name in columns})
+        table = self._read_columns(record.shard, groups, columns)
         if len(wanted) < table.num_rows:  # the rest of the row groups is not worth turning into objects
             table = table.filter(pc.is_in(table.column("index"), pa.array(wanted, pa.int32())))
-        return to_frames(table, with_images=with_images)
+        return table
 
     def _read_columns(self, shard: int, groups: Sequence[int], columns: Sequence[str]) -> pa.Table:
         with self._lock:

@@ -11,13 +11,13 @@ import pyarrow.parquet as pq
 from vodbench.errors import UserError
 from vodbench.spec import Frame
 from vodbench.storage import filesystem
-from vodbench_datasets.frames import from_columns, to_columns
+from vodbench_datasets.frames import MOTION, from_columns, to_columns
 from vodbench_datasets.shards.digests import image_digest, truth_digest
-from vodbench_datasets.shards.layout import IMAGE_DIGEST, ROWS, TRUTH_DIGEST
+from vodbench_datasets.shards.layout import IMAGE_DIGEST, TRUTH_DIGEST
 
 
-def to_table(frames: Sequence[Frame]) -> pa.Table:
-    """One row a frame, with its digests."""
+def to_table(frames: Sequence[Frame], schema: pa.Schema) -> pa.Table:
+    """One row a frame, with its digests; ``schema`` is ``ROWS`` or ``ROWS_WITH_MOTION``."""
     return pa.table(
         {
             "snippet": [frame.snippet for frame in frames],
@@ -25,24 +25,26 @@ def to_table(frames: Sequence[Frame]) -> pa.Table:
             IMAGE_DIGEST: [image_digest(frame) for frame in frames],
             TRUTH_DIGEST: [truth_digest(frame) for frame in frames],
         },
-        schema=ROWS,
+        schema=schema,
     )
 
 
 def to_frames(table: pa.Table, *, with_images: bool = True) -> list[Frame]:
-    """The frames of rows read back; without images the column ``encoded`` need not be there."""
+    """The frames of rows read back, with what columns there are of ``encoded`` (or without images) and ``motion``."""
     if not table.num_rows:
         return []
     (batch,) = table.combine_chunks().to_batches()
-    return from_columns(batch.column, batch.column("snippet").to_pylist(), with_images=with_images)
+    snippets = batch.column("snippet").to_pylist()
+    with_motion = MOTION.name in batch.schema.names
+    return from_columns(batch.column, snippets, with_images=with_images, with_motion=with_motion)
 
 
-def parquet_writer(sink: Any) -> pq.ParquetWriter:
+def parquet_writer(sink: Any, schema: pa.Schema) -> pq.ParquetWriter:
     """Nothing is compressed: JPEG does not shrink, the rest is small. Pages carry checksums; the images' smallest and
     largest values, which Parquet would repeat in its footer, are left out."""
     return pq.ParquetWriter(
         sink,
-        ROWS,
+        schema,
         compression="none",
         use_dictionary=False,
         write_statistics=["index"],

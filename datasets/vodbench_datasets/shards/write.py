@@ -8,7 +8,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
-from typing import Protocol
+from typing import Protocol, cast
 
 import vodbench
 from vodbench.errors import UserError, unknown
@@ -16,6 +16,7 @@ from vodbench.fingerprint import fingerprint
 from vodbench.prefetch import prefetch
 from vodbench.spec import Dataset, Frame, SnippetInfo
 from vodbench.storage import join, write_bytes, write_text
+from vodbench_datasets.clips.flow import MotionSource, carries_motion, with_motion
 from vodbench_datasets.shards.build import BuiltShard, ShardBuilder
 from vodbench_datasets.shards.check import check_shard
 from vodbench_datasets.shards.destination import check_apart, claim, release, shard_name
@@ -57,6 +58,7 @@ class _Job:
     shard_bytes: int
     id: str
     training_frames: dict[str, tuple[tuple[str, tuple[int, ...]], ...]]
+    moving: tuple[str, ...]  # the splits whose frames come with records of motion
 
 
 def write_shards(
@@ -119,8 +121,10 @@ def _plan(dataset: ShardSource, dst: str, splits: Sequence[str] | None, shard_by
         if split not in dataset.splits:
             raise unknown("split", split, dataset.splits)
     training_frames = {split: _runs(dataset.training_frames(split)) for split in chosen}
-    id = fingerprint(SCHEMA_VERSION, dataset.fingerprint, chosen, shard_bytes, training_frames)
-    return _Job(dataset, dst, chosen, shard_bytes, id, training_frames)
+    moving = tuple(split for split in chosen if carries_motion(dataset, split))
+    content = (dataset.fingerprint, chosen, shard_bytes, training_frames)
+    id = fingerprint(SCHEMA_VERSION, *content, *([moving] if moving else []))
+    return _Job(dataset, dst, chosen, shard_bytes, id, training_frames, moving)
 
 
 def _runs(frames: Iterable[tuple[str, int]]) -> tuple[tuple[str, tuple[int, ...]], ...]:
@@ -146,8 +150,8 @@ def _shards_of(job: _Job, split: str, snippets: Iterable[SnippetInfo]) -> Iterat
 
 
 def _build(job: _Job, split: str, pending: Iterable[SnippetInfo], name: str) -> tuple[bytes, BuiltShard]:
-    builder = ShardBuilder(job.id, name)
-    chunks = prefetch(partial(_chunks, job.source, split, pending), _CHUNKS_AHEAD)
+    builder = ShardBuilder(job.id, name, motion=split in job.moving)
+    chunks = prefetch(partial(_chunks, job, split, pending), _CHUNKS_AHEAD)
     with closing(chunks):
         for snippet, frames, is_last in chunks:
             builder.add(snippet, frames)
@@ -156,14 +160,15 @@ def _build(job: _Job, split: str, pending: Iterable[SnippetInfo], name: str) -> 
     return builder.finish()
 
 
-def _chunks(
-    source: Dataset, split: str, snippets: Iterable[SnippetInfo]
-) -> Iterator[tuple[SnippetInfo, list[Frame], bool]]:
+def _chunks(job: _Job, split: str, snippets: Iterable[SnippetInfo]) -> Iterator[tuple[SnippetInfo, list[Frame], bool]]:
     """(snippet, its next frames, whether they are its last)."""
     for snippet in snippets:
         for low in range(0, max(snippet.num_frames, 1), _CHUNK_FRAMES):
             high = min(low + _CHUNK_FRAMES, snippet.num_frames)
-            yield snippet, source.read(split, snippet.id, range(low, high)), high == snippet.num_frames
+            frames = job.source.read(split, snippet.id, range(low, high))
+            if split in job.moving:
+                frames = with_motion(cast(MotionSource, job.source), split, snippet.id, frames)
+            yield snippet, frames, high == snippet.num_frames
 
 
 def _index(

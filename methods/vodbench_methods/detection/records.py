@@ -21,6 +21,11 @@ class Batch:
     resized: tuple[Resized, ...]
     flips: tuple[bool, ...]  # mirrored before resizing
 
+    def part(self, start: int, stop: int) -> Batch:
+        """Images ``start`` .. ``stop - 1``, padded as before."""
+        part = slice(start, stop)
+        return Batch(self.tensor[part], self.sizes[part], self.resized[part], self.flips[part])
+
 
 @dataclass(frozen=True, slots=True)
 class Target:

@@ -69,9 +69,10 @@ class RelationStageConfig(WarmStartConfig):
 def narrowed(config: MethodConfig, kind: type[Config]) -> Config:
     """The part of ``config`` that a method of ``kind`` knows, so that equal stages of both share a checkpoint.
 
-    An inference knob with a value that ``kind`` does not take keeps its default: it changes no training.
+    An inference knob that ``config`` lacks, or with a value that ``kind`` does not take, keeps its default: it changes no
+    training.
     """
-    own = {name: getattr(config, name) for name in kind.knobs()}
+    own = {name: getattr(config, name) for name in kind.knobs() if name in config.knobs()}
     return kind(**{name: value for name, value in own.items() if kind.knobs()[name].allows(value)})
 
 

@@ -80,6 +80,7 @@ def generate(
     size: Annotated[int, typer.Option(help="Height and width in pixels.")] = 128,
     classes: Annotated[int, typer.Option(help="Classes; 1 and 2 look alike, as do 3 and 4.")] = 5,
     seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.")] = 0,
+    flow: Annotated[bool, typer.Option(help="Record exact motion, for training on ground-truth flow.")] = True,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="NAME=VALUE", help="Any other setting, e.g. a deterioration's [low, high]."),
@@ -93,6 +94,7 @@ def generate(
         "size": size,
         "classes": classes,
         "seed": seed,
+        "flow": flow,
     }
     config = data_tool("generator_config")({**given, **parse_settings(settings or ())})
     announce("data generate", config={"out": out, **config.as_dict()}, seed=config.seed)

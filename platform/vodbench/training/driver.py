@@ -103,7 +103,7 @@ def train_all(
         )
 
     for planned in missing_stages(store, chains):
-        if planned.stage.clips.categories:  # not every data set has such groups; the stages before would be in vain
+        if planned.stage.clips.categories or planned.stage.clips.flow:  # not every data set has those: ask before work
             dataset.training_clips(planned.stage.clips, split=split, seed=seed, start=0, stop=0)
     while missing := missing_stages(store, chains):
         start_ray()

@@ -8,13 +8,15 @@ is being computed), and the code's revision (``TRAINING_SCHEMA`` is raised when 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from vodbench.errors import UserError
 from vodbench.fingerprint import fingerprint
 from vodbench.knobs import MethodConfig
 from vodbench.registry import method_spec
-from vodbench.spec import Stage
+from vodbench.spec import ClipSpec, Schedule, Stage
 
 TRAINING_SCHEMA = 1
 
@@ -52,8 +54,8 @@ def plan_stages(
             {
                 "method": stage.method,
                 "settings": stage.config.training_settings(),
-                "schedule": dataclasses.asdict(stage.schedule),
-                "clips": dataclasses.asdict(stage.clips),
+                "schedule": _without_later(stage.schedule),
+                "clips": _without_later(stage.clips),
                 "parent": parent,
                 "data": data_fingerprint,
                 "split": split,
@@ -65,6 +67,16 @@ def plan_stages(
     if not planned:
         raise UserError(f"method '{method}' has no training stages; it cannot be trained")
     return tuple(planned)
+
+
+# Fields that records got later, with the values that leave everything as it was without them: a stage that does not use
+# them, and the weights it gave, keep their name.
+_LATER: Mapping[str, Any] = {"flow": False, "own_frame": False, "optimizer": "sgd"}
+
+
+def _without_later(record: ClipSpec | Schedule) -> dict[str, Any]:
+    values = dataclasses.asdict(record)
+    return {name: value for name, value in values.items() if name not in _LATER or value != _LATER[name]}
 
 
 def _check_batch(stage: Stage) -> None:

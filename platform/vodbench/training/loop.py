@@ -14,6 +14,7 @@ from torch import nn
 
 from vodbench.fingerprint import fingerprint
 from vodbench.spec import Clip, Method, Schedule, Stage
+from vodbench.training.optimizers import make_optimizer
 from vodbench.training.peers import Peers
 
 HISTORY_POINTS = 100  # a stage's curve, whatever its length
@@ -38,7 +39,7 @@ def derived_seed(*parts: str | int) -> int:
 
 
 class StageTrainer:
-    """SGD over one stage's clips, stoppable and continuable after any step.
+    """Gradient descent over one stage's clips, stoppable and continuable after any step.
 
     The state after step n is a function of the state before it and of (seed, stage index, n, rank) alone: torch's
     generator is seeded anew for each step. So a run continued from ``state()`` equals an undisturbed one bit for bit
@@ -68,12 +69,7 @@ class StageTrainer:
         method.begin_stage(stage)  # after train(), so that what it freezes stays frozen
         self.parameters = [p for p in self.module.parameters() if p.requires_grad]
         assert self.parameters, f"stage '{stage.name}' of {stage.method} trains nothing"
-        self.optimizer = torch.optim.SGD(
-            self.parameters,
-            lr=self.schedule.learning_rate,
-            momentum=self.schedule.momentum,
-            weight_decay=self.schedule.weight_decay,
-        )
+        self.optimizer = make_optimizer(self.schedule, self.parameters)
         self.iteration = 0
         self.history: list[dict[str, float]] = []
         self._window = _Window()

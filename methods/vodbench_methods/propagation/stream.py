@@ -1,0 +1,90 @@
+"""Streams in which some frames are key frames, and the others see the last one's map."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Generic
+
+import torch
+from torch import Tensor
+
+from vodbench.spec import Clock, Detections, Image
+from vodbench_methods.detection.clock import NullClock
+from vodbench_methods.detection.records import Batch, FrameFeatures
+from vodbench_methods.detection.streaming import Answer, Found
+
+if TYPE_CHECKING:
+    from vodbench_methods.propagation.config import FlowConfig
+    from vodbench_methods.propagation.model import FlowDetector
+
+
+@dataclass(frozen=True, slots=True)
+class KeyFrame:
+    """What later frames need of a key frame."""
+
+    batch: Batch
+    feature_map: Tensor  # (1, C, h, w)
+    shape: tuple[int, ...]  # of the original image
+
+    def serves(self, image: Image) -> bool:
+        """A frame of another size cannot be propagated to: it becomes a key frame itself."""
+        return image.shape == self.shape
+
+
+class KeyFrameStream(Generic[Found]):
+    """The answer to a frame is final at once; every l-th frame is a key frame, and any whose size is new."""
+
+    def __init__(self, method: FlowDetector, config: FlowConfig, clock: Clock, answer: Answer[Found]) -> None:
+        self._method, self._config, self._clock, self._answer = method, config, clock, answer
+        self._key: KeyFrame | None = None
+        self._since = 0  # frames since the key frame, it included
+
+    @torch.inference_mode()
+    def push(self, image: Image) -> list[Found]:
+        if self._key is None or self._since >= self._config.key_frame_interval or not self._key.serves(image):
+            frame = self._detect_key_frame(image)
+        else:
+            frame = propagated(self._method, image, self._key, self._config, self._clock)
+        self._since += 1
+        with self._clock.stage("post"):
+            return [self._answer(frame, frame.features)]
+
+    def close(self) -> list[Found]:
+        return []
+
+    def _detect_key_frame(self, image: Image) -> FrameFeatures:
+        self._key, self._since = key_frame(self._method, image, self._clock), 0
+        return self._method.detector.frame_from(self._key.feature_map, self._key.batch, self._config, self._clock)
+
+
+def key_frame(method: FlowDetector, image: Image, clock: Clock) -> KeyFrame:
+    """The image's own map."""
+    with clock.stage("preprocess"):
+        batch = method.detector.preprocess([image])
+    with clock.stage("backbone"):
+        return KeyFrame(batch, method.detector.extract(batch), image.shape)
+
+
+def propagated(method: FlowDetector, image: Image, key: KeyFrame, config: FlowConfig, clock: Clock) -> FrameFeatures:
+    """Proposals of a frame and their features, from the key frame's map."""
+    with clock.stage("preprocess"):
+        batch = method.detector.preprocess([image])
+    with clock.stage("flow"):
+        output = method.flow_between(batch, key.batch)
+    with clock.stage("warp"):
+        feature_map = method.propagate(key.feature_map, output)
+    return method.detector.frame_from(feature_map, batch, config, clock)
+
+
+def detect_from_key_frame(
+    method: FlowDetector, images: Sequence[Image], reference: int, config: FlowConfig
+) -> Detections:
+    """Detections of frame ``reference`` from its key frame alone, for frames of one size."""
+    clock = NullClock()
+    key = key_frame(method, images[reference - reference % config.key_frame_interval], clock)
+    if reference % config.key_frame_interval:
+        frame = propagated(method, images[reference], key, config, clock)
+    else:
+        frame = method.detector.frame_from(key.feature_map, key.batch, config, clock)
+    return method.detector.detections(frame, frame.features, config)
