@@ -15,14 +15,14 @@ from torchvision.ops.misc import FrozenBatchNorm2d
 from vodbench.errors import UserError
 from vodbench_methods.detection.backbones import Backbone, build_backbone, load_torchvision_weights
 from vodbench_methods.detection.batch_norm import FoldedCopy, fold_batch_norm
-from vodbench_methods.detection.config import BACKBONES, TINY, DetectorConfig
+from vodbench_methods.detection.config import BACKBONES, TINY, FasterRCNNConfig
 
 RESNETS = [name for name in BACKBONES if name != "tiny"]
 
 
 def backbone(name: str, **settings: Any) -> Backbone:
     torch.manual_seed(0)
-    return build_backbone(DetectorConfig.from_mapping({"backbone": name, "frozen_batch_norm": False, **settings}))
+    return build_backbone(FasterRCNNConfig.from_mapping({"backbone": name, "frozen_batch_norm": False, **settings}))
 
 
 def with_statistics(module: nn.Module) -> nn.Module:
@@ -188,4 +188,4 @@ def test_file_without_weights_is_refused(tmp_path: Path, content: bytes | str | 
 )
 def test_bad_settings_name_what_is_accepted(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        DetectorConfig.from_mapping({**TINY, **settings})
+        FasterRCNNConfig.from_mapping({**TINY, **settings})

@@ -14,7 +14,7 @@ import torch
 from vodbench.errors import UserError
 from vodbench.registry import method_spec
 from vodbench.spec import Clip, ClipFrame, Detections, Image, Truth
-from vodbench_methods.detection.config import DetectorConfig
+from vodbench_methods.detection.config import FasterRCNNConfig
 from vodbench_methods.detection.faster_rcnn import FasterRCNN
 
 SPEC = method_spec("faster-rcnn")
@@ -201,7 +201,7 @@ def test_streaming_and_training_forward_agree() -> None:
 
 
 def test_paper_settings_are_the_defaults() -> None:
-    config = DetectorConfig()
+    config = FasterRCNNConfig()
     schedule = SPEC.stages(config)[0].schedule
     assert (config.short_side, config.max_side, config.backbone) == (600, 1000, "resnet101")
     assert len(config.anchor_sizes) * len(config.anchor_ratios) == 12

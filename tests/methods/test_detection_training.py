@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vodbench_methods.detection.box_head import head_losses, select_detections
 from vodbench_methods.detection.boxes import decode, encode, pairwise_iou, suppress
-from vodbench_methods.detection.config import TINY, DetectorConfig
+from vodbench_methods.detection.config import TINY, FasterRCNNConfig
 from vodbench_methods.detection.records import Proposals, RoiSamples, Target
 from vodbench_methods.detection.rpn import BACKGROUND, IGNORED, OBJECT, RegionProposalNetwork, RpnOutput
 from vodbench_methods.detection.sampling import sample_balanced, sample_rois
@@ -22,8 +22,8 @@ NO_LABELS = torch.zeros(0, dtype=torch.int64)
 NOTHING = Target(NO_BOXES, NO_LABELS)
 
 
-def config(**settings: Any) -> DetectorConfig:
-    return DetectorConfig.from_mapping({**TINY, "anchor_sizes": (12.0, 24.0), **settings})
+def config(**settings: Any) -> FasterRCNNConfig:
+    return FasterRCNNConfig.from_mapping({**TINY, "anchor_sizes": (12.0, 24.0), **settings})
 
 
 def rpn_and_output(shape: tuple[int, int] = (8, 10), images: int = 1, **settings: Any) -> tuple[Any, RpnOutput]:

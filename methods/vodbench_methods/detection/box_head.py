@@ -56,15 +56,32 @@ def head_losses(logits: Tensor, deltas: Tensor, samples: Sequence[RoiSamples]) -
 
     logits (n, C + 1) and deltas (n, 4 * (C + 1)) of the images' samples one after another.
     """
-    labels = torch.cat([s.labels for s in samples])
     weights = torch.cat([logits.new_full((len(s.labels),), 1.0 / max(len(s.labels), 1)) for s in samples])
     weights = weights / len(samples)
-    classification = (F.cross_entropy(logits, labels, reduction="none") * weights).sum()
+    classification, regression, objects = _roi_losses(logits, deltas, samples)
+    return {"class": (classification * weights).sum(), "box": (regression * weights[objects]).sum()}
+
+
+def _roi_losses(logits: Tensor, deltas: Tensor, samples: Sequence[RoiSamples]) -> tuple[Tensor, Tensor, Tensor]:
+    """(n,) cross entropies, and (m,) smooth L1 of the m RoIs that are objects, with the rows these stand in."""
+    labels = torch.cat([s.labels for s in samples])
+    classification = F.cross_entropy(logits, labels, reduction="none")
     (objects,) = torch.where(labels > 0)
     predicted = deltas.view(len(deltas), logits.shape[1], 4)[objects, labels[objects]]
     wanted = torch.cat([s.targets for s in samples])[objects]
-    regression = F.smooth_l1_loss(predicted, wanted, reduction="none", beta=1.0).sum(dim=1)
-    return {"class": classification, "box": (regression * weights[objects]).sum()}
+    return classification, F.smooth_l1_loss(predicted, wanted, reduction="none", beta=1.0).sum(dim=1), objects
+
+
+@torch.no_grad()
+def hardest_rois(logits: Tensor, deltas: Tensor, samples: Sequence[RoiSamples], limit: int) -> list[Tensor]:
+    """Rows of each image's samples with the highest loss, at most ``limit`` (online hard example mining).
+
+    Shrivastava et al., CVPR 2016, without their NMS, as R-FCN does it. logits and deltas as in ``head_losses``.
+    """
+    classification, regression, objects = _roi_losses(logits, deltas, samples)
+    losses = classification.index_add(0, objects, regression)
+    images = torch.split(losses, [len(s.labels) for s in samples])
+    return [own.topk(min(limit, len(own))).indices for own in images]
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Every setting of the two-stage detector; the defaults are the RDN paper's single-frame Faster R-CNN."""
+"""The settings of two-stage detectors; the defaults are the RDN paper's single-frame Faster R-CNN."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ BACKBONES = ("resnet18", "resnet50", "resnet101", "resnext101_32x4d", "resnext10
 
 @dataclass(frozen=True, kw_only=True)
 class DetectorConfig(MethodConfig):
-    """Input, backbone, proposals, RoI head, detections and schedule of Faster R-CNN on stride-16 "DC5" features."""
+    """Input, backbone, proposals, RoIs, detections and schedule of a detector on stride-16 "DC5" features."""
 
     # ---- input
     short_side: int = knob(600, "shorter side of the resized image, px", low=16)
@@ -32,8 +32,6 @@ class DetectorConfig(MethodConfig):
     batch_norm_eps: float = knob(1e-5, "added to the variance (0 in mega.pytorch's frozen batch norm)", low=0)
     stride_in_1x1: bool = knob(False, "a bottleneck strides in its first 1x1 (Caffe, mega.pytorch), not in its 3x3")
     dilate_first_block: bool = knob(False, "conv5's first 3x3 is dilated too (mmdetection; implied by stride_in_1x1)")
-    conv5_reduction: int | None = knob(None, "convolution + ReLU of conv5 to so many channels", low=1)
-    conv5_reduction_kernel: int = knob(1, "size of that convolution (3: mmtracking)", choices=(1, 3))
     tiny_width: int = knob(12, "channels after the first convolution of the tiny backbone", low=1)
     tiny_stride: int = knob(4, "stride of the tiny backbone", choices=(4, 8, 16))
 
@@ -47,9 +45,6 @@ class DetectorConfig(MethodConfig):
     anchor_origin: str = knob(
         "centre", "where in its cell an anchor is centred (corner: mmdetection)", choices=("centre", "corner")
     )
-    rpn_input: str = knob(
-        "conv4", "what proposals are made of (conv5, reduced: mmtracking)", choices=("conv4", "conv5")
-    )
     rpn_channels: int = knob(1024, "channels of the RPN's 3x3 convolution", low=1)
     rpn_foreground_iou: float = knob(0.7, "an anchor is an object from this IoU on", low=0, high=1)
     rpn_background_iou: float = knob(0.3, "an anchor is background below this IoU", low=0, high=1)
@@ -61,12 +56,9 @@ class DetectorConfig(MethodConfig):
     candidates: int = knob(6000, "boxes before the RPN's NMS at inference", kind="inference", low=1)
     proposals: int = knob(300, "proposals a frame at inference", kind="inference", low=1)
 
-    # ---- RoI head
-    roi_size: int = knob(7, "bins of RoIAlign in each direction", low=1)
+    # ---- RoIs
+    roi_size: int = knob(7, "bins of a RoI in each direction", low=1)
     roi_sampling: int = knob(2, "RoIAlign samples a bin and direction; 0: as many as the bin is wide", low=0)
-    roi_aligned: bool = knob(True, "RoIAlign with the half-pixel shift (false: Caffe2, mega.pytorch)")
-    fc_channels: int = knob(1024, "width of the RoI features after the fully connected layers", low=1)
-    fc_layers: int = knob(2, "fully connected layers of the single-frame head", low=1)
     roi_batch: int = knob(128, "RoIs a frame in the head's loss", low=1)
     roi_positive_fraction: float = knob(0.25, "at most this share of them are objects", above=0, high=1)
     roi_foreground_iou: float = knob(0.5, "a RoI is an object from this IoU on", low=0, high=1)
@@ -153,6 +145,20 @@ class DetectorConfig(MethodConfig):
     def single_frames(self) -> ClipSpec:
         """Clips of a reference frame alone."""
         return ClipSpec(flip_probability=self.flip_probability)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FasterRCNNConfig(DetectorConfig):
+    """The same with RoIAlign and fully connected layers on conv5: Faster R-CNN and everything built on its head."""
+
+    conv5_reduction: int | None = knob(None, "convolution + ReLU of conv5 to so many channels", low=1)
+    conv5_reduction_kernel: int = knob(1, "size of that convolution (3: mmtracking)", choices=(1, 3))
+    rpn_input: str = knob(
+        "conv4", "what proposals are made of (conv5, reduced: mmtracking)", choices=("conv4", "conv5")
+    )
+    roi_aligned: bool = knob(True, "RoIAlign with the half-pixel shift (false: Caffe2, mega.pytorch)")
+    fc_channels: int = knob(1024, "width of the RoI features after the fully connected layers", low=1)
+    fc_layers: int = knob(2, "fully connected layers of the single-frame head", low=1)
 
 
 # 128 px generated video, objects of 15-55 px (median 35), CPU.

@@ -9,16 +9,16 @@ from torch import Tensor
 from vodbench.knobs import MethodConfig
 from vodbench.spec import MethodSpec, Stage
 from vodbench_methods.detection.box_head import BoxHead
-from vodbench_methods.detection.config import SMALL, TINY, DetectorConfig
+from vodbench_methods.detection.config import SMALL, TINY, DetectorConfig, FasterRCNNConfig
 from vodbench_methods.detection.single_frame import SingleFrameDetector
 
 
 class FasterRCNN(SingleFrameDetector):
     """RoIAlign and fully connected layers on conv5."""
 
-    config: DetectorConfig
+    config: FasterRCNNConfig
 
-    def __init__(self, config: DetectorConfig, num_classes: int) -> None:
+    def __init__(self, config: FasterRCNNConfig, num_classes: int) -> None:
         super().__init__(config, num_classes)
         self.head = BoxHead(self.pooled_channels, config.fc_channels, config.fc_layers)
 
@@ -27,12 +27,12 @@ class FasterRCNN(SingleFrameDetector):
 
 
 def _build(config: MethodConfig, num_classes: int) -> FasterRCNN:
-    assert isinstance(config, DetectorConfig)
+    assert isinstance(config, FasterRCNNConfig)
     return FasterRCNN(config, num_classes)
 
 
 def _stages(config: MethodConfig) -> tuple[Stage, ...]:
-    assert isinstance(config, DetectorConfig)
+    assert isinstance(config, FasterRCNNConfig)
     return (
         Stage(
             name="detector",
@@ -54,7 +54,7 @@ SPEC = MethodSpec(
     name="faster-rcnn",
     summary="Faster R-CNN on every frame by itself: the single-frame baseline",
     paper="Ren et al., Faster R-CNN, NeurIPS 2015; as the baseline of Deng et al., RDN, ICCV 2019",
-    config=DetectorConfig,
+    config=FasterRCNNConfig,
     presets={"paper": {}, "small": SMALL, "tiny": TINY},
     build=_build,
     stages=_stages,

@@ -77,6 +77,9 @@ class RoiSamples:
     labels: Tensor  # (n,) int64, 0..C
     targets: Tensor  # (n, 4) regression targets
 
+    def rows(self, indices: Tensor) -> RoiSamples:
+        return RoiSamples(self.boxes[indices], self.labels[indices], self.targets[indices])
+
 
 @dataclass(frozen=True, slots=True)
 class Selected:

@@ -31,7 +31,10 @@ class RpnOutput:
 
 
 class RegionProposalNetwork(nn.Module):
-    """Objectness and box of every anchor on conv4, the proposals made of them, and their losses."""
+    """Objectness and box of every anchor on conv4, the proposals made of them, and their losses.
+
+    ``config.rpn_channels`` = 0 leaves out the hidden 3x3 convolution.
+    """
 
     cells: Tensor
 
@@ -47,15 +50,16 @@ class RegionProposalNetwork(nn.Module):
             at_corner=config.anchor_origin == "corner",
         )
         self.register_buffer("cells", torch.from_numpy(cells), persistent=False)
-        self.conv = nn.Conv2d(channels, config.rpn_channels, 3, padding=1)
-        self.cls_logits = nn.Conv2d(config.rpn_channels, len(cells), 1)
-        self.bbox_pred = nn.Conv2d(config.rpn_channels, 4 * len(cells), 1)
-        for layer in (self.conv, self.cls_logits, self.bbox_pred):
+        hidden = config.rpn_channels or channels
+        self.conv = nn.Conv2d(channels, hidden, 3, padding=1) if config.rpn_channels else None
+        self.cls_logits = nn.Conv2d(hidden, len(cells), 1)
+        self.bbox_pred = nn.Conv2d(hidden, 4 * len(cells), 1)
+        for layer in filter(None, (self.conv, self.cls_logits, self.bbox_pred)):
             nn.init.normal_(layer.weight, std=0.01)
             nn.init.constant_(layer.bias, 0)  # type: ignore[arg-type]
 
     def forward(self, c4: Tensor) -> RpnOutput:
-        hidden = F.relu(self.conv(c4))
+        hidden = c4 if self.conv is None else F.relu(self.conv(c4))
         logits = self.cls_logits(hidden).permute(0, 2, 3, 1).flatten(1)
         deltas = self.bbox_pred(hidden).permute(0, 2, 3, 1).reshape(len(c4), -1, 4)
         shape = (c4.shape[2], c4.shape[3])

@@ -36,8 +36,15 @@ def sample_rois(proposals: Sequence[Proposals], targets: Sequence[Target], confi
     return [_sample(p, t, config) for p, t in zip(proposals, targets, strict=True)]
 
 
-@torch.no_grad()
 def _sample(proposals: Proposals, target: Target, config: DetectorConfig) -> RoiSamples:
+    every = label_rois(proposals, target, config)
+    chosen = sample_balanced(every.labels > 0, every.labels == 0, config.roi_batch, config.roi_positive_fraction)
+    return every.rows(torch.cat(chosen))
+
+
+@torch.no_grad()
+def label_rois(proposals: Proposals, target: Target, config: DetectorConfig) -> RoiSamples:
+    """All proposals of an image and then its annotated boxes, each with the object it overlaps enough, or none."""
     extent = 1.0 if config.inclusive_boxes else 0.0
     boxes = torch.cat((proposals.boxes, target.boxes))
     labels = torch.zeros(len(boxes), dtype=torch.int64, device=boxes.device)
@@ -47,8 +54,6 @@ def _sample(proposals: Proposals, target: Target, config: DetectorConfig) -> Roi
         hit = overlap >= config.roi_foreground_iou
         labels[hit] = target.labels[matched[hit]]
         aims[hit] = target.boxes[matched[hit]]
-    chosen = torch.cat(sample_balanced(labels > 0, labels == 0, config.roi_batch, config.roi_positive_fraction))
-    boxes, labels, aims = boxes[chosen], labels[chosen], aims[chosen]
     targets = torch.zeros_like(boxes)
     objects = labels > 0
     targets[objects] = encode(aims[objects], boxes[objects], config.box_weights, extent)

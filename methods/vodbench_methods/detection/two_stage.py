@@ -27,7 +27,7 @@ from vodbench_methods.detection.backbones import Backbone, build_backbone, load_
 from vodbench_methods.detection.batch_norm import FoldedCopy
 from vodbench_methods.detection.box_head import BoxPredictor, head_losses, select_candidates, select_detections
 from vodbench_methods.detection.clock import NullClock
-from vodbench_methods.detection.config import DetectorConfig
+from vodbench_methods.detection.config import DetectorConfig, FasterRCNNConfig
 from vodbench_methods.detection.records import (
     Batch,
     FrameFeatures,
@@ -47,10 +47,14 @@ from vodbench_methods.linking import FrameBoxes, linked_stream, wants_candidates
 class TwoStageDetector(nn.Module):
     """Backbone, RPN, RoI pooling and box predictor; a subclass adds what turns pooled RoIs into RoI features.
 
+    Heads, maps and pooling are Faster R-CNN's; R-FCN brings others.
+
     ``pooled_channels``: width of a pooled RoI, C * p * p. ``config.fc_channels``: what ``predictor`` takes.
     """
 
     config: Any  # a DetectorConfig; methods narrow it
+    rpn: RegionProposalNetwork
+    predictor: nn.Module  # (n, D) RoI features -> (n, C + 1) logits and (n, 4 * (C + 1)) deltas
     pixel_mean: Tensor
     pixel_std: Tensor
 
@@ -59,6 +63,15 @@ class TwoStageDetector(nn.Module):
         self.config = config
         self.num_classes = num_classes
         self.backbone = build_backbone(config)
+        self.build_heads()
+        self.register_buffer("pixel_mean", torch.tensor(config.pixel_mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(config.pixel_std).view(3, 1, 1), persistent=False)
+        self._folded = FoldedCopy()
+        self._has_weights = False
+
+    def build_heads(self) -> None:
+        """Everything behind the backbone that ``maps``, ``pool`` and ``predictor`` are made of."""
+        config: FasterRCNNConfig = self.config
         channels = self.backbone.c5_channels
         self.reduction: nn.Conv2d | None = None
         if config.conv5_reduction is not None:
@@ -69,11 +82,7 @@ class TwoStageDetector(nn.Module):
             channels = config.conv5_reduction
         self.pooled_channels = channels * config.roi_size**2
         self.rpn = RegionProposalNetwork(config, self.backbone.c4_channels if config.rpn_input == "conv4" else channels)
-        self.predictor = BoxPredictor(config.fc_channels, num_classes)
-        self.register_buffer("pixel_mean", torch.tensor(config.pixel_mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("pixel_std", torch.tensor(config.pixel_std).view(3, 1, 1), persistent=False)
-        self._folded = FoldedCopy()
-        self._has_weights = False
+        self.predictor = BoxPredictor(config.fc_channels, self.num_classes)
 
     @property
     def device(self) -> torch.device:

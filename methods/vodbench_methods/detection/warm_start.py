@@ -9,13 +9,13 @@ from vodbench.errors import UserError
 from vodbench.knobs import MethodConfig, knob
 from vodbench.spec import ClipSpec, Schedule, Stage
 from vodbench_methods.detection import faster_rcnn
-from vodbench_methods.detection.config import DetectorConfig
+from vodbench_methods.detection.config import FasterRCNNConfig
 
 Config = TypeVar("Config", bound=MethodConfig)
 
 
 @dataclass(frozen=True, kw_only=True)
-class WarmStartConfig(DetectorConfig):
+class WarmStartConfig(FasterRCNNConfig):
     """A detector's settings, and whether a trained Faster R-CNN comes first."""
 
     warm_start: str = knob(
@@ -78,7 +78,7 @@ def narrowed(config: MethodConfig, kind: type[Config]) -> Config:
 
 def detector_stages(config: WarmStartConfig) -> tuple[Stage, ...]:
     """The stage of ``faster-rcnn`` where the configuration starts from it, else none."""
-    return faster_rcnn.SPEC.stages(narrowed(config, DetectorConfig)) if config.warm_start == "detector" else ()
+    return faster_rcnn.SPEC.stages(narrowed(config, FasterRCNNConfig)) if config.warm_start == "detector" else ()
 
 
 def relation_stages(config: RelationStageConfig, method: str, clips: ClipSpec) -> tuple[Stage, ...]:

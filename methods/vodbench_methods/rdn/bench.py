@@ -19,7 +19,7 @@ from vodbench.errors import UserError, unknown
 from vodbench.registry import method_spec
 from vodbench.spec import Detections, Image
 from vodbench.timing.clock import NullClock, StageClock, torch_threads
-from vodbench_methods.detection.config import DetectorConfig
+from vodbench_methods.detection.config import FasterRCNNConfig
 from vodbench_methods.detection.faster_rcnn import FasterRCNN
 from vodbench_methods.detection.records import FrameFeatures
 from vodbench_methods.detection.warm_start import narrowed
@@ -102,7 +102,7 @@ def _grown(config: RDNConfig, place: torch.device) -> list[Growth]:
 def _methods(config: RDNConfig, device: torch.device) -> tuple[FasterRCNN, RDN]:
     """Both with the same random backbone and proposals."""
     torch.manual_seed(SEED)
-    single = FasterRCNN(narrowed(config, DetectorConfig), NUM_CLASSES).eval().to(device)
+    single = FasterRCNN(narrowed(config, FasterRCNNConfig), NUM_CLASSES).eval().to(device)
     method = RDN(config, NUM_CLASSES).eval().to(device)
     method.load_initial(single.state_dict())
     return single, method
