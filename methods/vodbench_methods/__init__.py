@@ -3,6 +3,7 @@
 METHODS: dict[str, str] = {
     "faster-rcnn": "vodbench_methods.detection.faster_rcnn:SPEC",
     "r-fcn": "vodbench_methods.rfcn.model:SPEC",
+    "thp": "vodbench_methods.thp.specs:SPEC",
     "relation-network": "vodbench_methods.relation_network.model:SPEC",
     "rdn-basic": "vodbench_methods.rdn.specs:BASIC",
     "rdn": "vodbench_methods.rdn.specs:FULL",

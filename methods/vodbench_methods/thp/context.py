@@ -27,15 +27,29 @@ class Corners:
     weights: Tensor  # (m, 4), zero for a cell outside the map
 
 
+class KeptMaps:
+    """Inputs of a key frame's layers that read around a position, in the order of the walk: (N, C, ., .) each."""
+
+    def __init__(self, maps: Sequence[Tensor]) -> None:
+        self._maps = list(maps)
+
+    def __getitem__(self, number: int) -> Tensor:
+        return self._maps[number]
+
+    def table(self, number: int) -> Tensor:
+        """(N * height * width, C): a row a position. Turned once, when first asked for."""
+        turned = self._maps[number].contiguous(memory_format=torch.channels_last)
+        self._maps[number] = turned
+        return turned.permute(0, 2, 3, 1).flatten(0, 2)
+
+
 class KeyFrameContext:
     """Maps of key frames as the current frames see them.
 
-    Args:
-        kept: inputs of the layers that read around a position, in the order of the walk, (N, C, ., .) each.
-        flow: (N, 2, h, w) in cells of ``stride`` pixels.
+    flow: (N, 2, h, w) in cells of ``stride`` pixels.
     """
 
-    def __init__(self, kept: Sequence[Tensor], flow: Tensor, stride: int, convention: Convention) -> None:
+    def __init__(self, kept: KeptMaps, flow: Tensor, stride: int, convention: Convention) -> None:
         self._kept, self._flow, self._stride, self._convention = kept, flow, stride, convention
 
     def dense(self, number: int, stride: int) -> Tensor:
@@ -56,9 +70,7 @@ class KeyFrameContext:
 
     def sampled(self, number: int, corners: Corners) -> Tensor:
         """(m, C) of the ``number``-th map, of one image."""
-        kept = self._kept[number]
-        table = kept.permute(0, 2, 3, 1).reshape(-1, kept.shape[1])  # no copy where the map is in channels_last
-        return F.embedding_bag(corners.index, table, per_sample_weights=corners.weights, mode="sum")
+        return F.embedding_bag(corners.index, self._kept.table(number), per_sample_weights=corners.weights, mode="sum")
 
     def _flow_at(self, stride: int, height: int, width: int) -> Tensor:
         ratio = self._stride // stride

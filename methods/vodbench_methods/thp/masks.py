@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vodbench_methods.flow import FlowOutput
+
 
 def update_mask(logits: Tensor) -> Tensor:
     """(N, 1, h, w) logits Q -> U in {0, 1}: 1 where Q <= 0.
@@ -29,9 +31,10 @@ class _StraightThrough(torch.autograd.Function):
         return torch.where(logits.abs() <= 1, -gradients[0], 0.0)
 
 
-def update_share(logits: Tensor) -> float:
-    """Share of positions to be computed anew."""
-    return float((logits <= 0).float().mean())
+def updated_cells(output: FlowOutput, threshold: float) -> Tensor:
+    """(N, 1, h, w) bool: where the flow network's Q is at most ``threshold``."""
+    assert output.update is not None, "a flow network that predicts Q"
+    return output.update <= threshold
 
 
 def enlarged(cells: Tensor, ratio: int, height: int, width: int) -> Tensor:

@@ -20,6 +20,8 @@ from vodbench_methods.thp.context import Corners, KeyFrameContext
 from vodbench_methods.thp.masks import enlarged
 from vodbench_methods.thp.walk import Features
 
+_INACTIVE, _OUTSIDE = -1, -2  # in place of a row
+
 
 class Level:
     """The active positions of all maps of one stride."""
@@ -35,8 +37,8 @@ class Level:
 
     @cached_property
     def rows(self) -> Tensor:
-        """(height * width,) row of each position, -1 where it is not active."""
-        rows = torch.full((self.height * self.width,), -1, dtype=torch.int64, device=self.active.device)
+        """(height * width,) row of each position, or ``_INACTIVE``."""
+        rows = torch.full((self.height * self.width,), _INACTIVE, dtype=torch.int64, device=self.active.device)
         rows[self.positions] = torch.arange(len(self.positions), device=rows.device)
         return rows
 
@@ -78,15 +80,17 @@ class SparseOperations:
 
     def first(self, image: Tensor, convolution: nn.Conv2d, norm: nn.Module) -> Features:
         _assert_folded(norm)
-        taps, stride = _geometry(1, convolution)[1:], convolution.stride[0]
-        patches = _patches(image[0], self.level(stride).positions, self.level(stride).width, *taps)
-        weight = convolution.weight.flatten(1)
-        return Features(F.linear(patches, weight, convolution.bias).relu_(), stride)
+        _, kernel, stride, padding, dilation = _geometry(1, convolution)
+        assert dilation == 1, "the patches of an image are read in one piece"
+        patches = _patches(image[0], self.level(stride), kernel, stride, padding)
+        return Features(F.linear(patches, self._matrices.of(convolution), convolution.bias).relu_(), stride)
 
     def convolve(self, x: Features, convolution: nn.Conv2d, norm: nn.Module | None, *, relu: bool = True) -> Features:
         _assert_folded(norm)
         stride = x.stride * convolution.stride[0]
-        if convolution.kernel_size == (1, 1):
+        if type(convolution) is not nn.Conv2d:
+            values = self._everywhere(x, convolution)
+        elif convolution.kernel_size == (1, 1):
             values = x.values if stride == x.stride else x.values[self._kept(x.stride, stride)]
             values = F.linear(values, self._matrices.of(convolution), convolution.bias)
         else:
@@ -101,6 +105,15 @@ class SparseOperations:
     def add(self, x: Features, y: Features) -> Features:
         return Features((x.values + y.values).relu_(), x.stride)
 
+    def _everywhere(self, x: Features, convolution: nn.Conv2d) -> Tensor:
+        """Of a layer that may read anywhere (a deformable convolution): all of its input, and all of its output."""
+        here, there = self.level(x.stride), self.level(x.stride * convolution.stride[0])
+        whole = self._context.dense(self._read, x.stride).flatten(2)
+        self._read += 1
+        whole = whole.index_copy(2, here.positions, x.values.t()[None])
+        output: Tensor = convolution(whole.unflatten(2, (here.height, here.width)))
+        return output[0].flatten(1)[:, there.positions].t()
+
     def _kept(self, fine: int, coarse: int) -> Tensor:
         """Features of level ``fine`` that a 1x1 convolution with a stride reads for those of level ``coarse``."""
         here, there = self.level(fine), self.level(coarse)
@@ -113,7 +126,7 @@ class SparseOperations:
         around = self._context.sampled(self._read, taps.around)
         self._read += 1
         table = torch.cat((x.values, around, x.values.new_zeros(1, x.values.shape[1])))
-        return table[taps.index]
+        return F.embedding(taps.index, table)  # copies whole rows, which indexing does not
 
     def _taps_of(self, geometry: Geometry) -> Taps:
         if geometry not in self._taps:
@@ -152,29 +165,32 @@ class Matrices:
 def _taps(source: Level, target: Level, geometry: Geometry) -> tuple[Tensor, Tensor]:
     """``Taps.index``, and the positions of ``source`` that are read but not active."""
     _, kernel, stride, padding, dilation = geometry
-    offsets = torch.arange(kernel, device=target.positions.device) * dilation - padding
-    y = (target.positions // target.width * stride)[:, None] + offsets  # (n, k)
-    x = (target.positions % target.width * stride)[:, None] + offsets
-    inside = ((y >= 0) & (y < source.height))[:, :, None] & ((x >= 0) & (x < source.width))[:, None, :]
-    position = torch.where(inside, y[:, :, None] * source.width + x[:, None, :], 0).flatten(1)
-    inside = inside.flatten(1)
-    rows = source.rows.clone()
-    count = len(source.positions)
+    width, count = source.width + 2 * padding, len(source.positions)
+    rows = F.pad(source.rows.view(source.height, source.width), [padding] * 4, value=_OUTSIDE).flatten()
+    steps = torch.arange(kernel, device=rows.device) * dilation
+    corners = (target.positions // target.width * width + target.positions % target.width) * stride
+    positions = corners[:, None] + (steps[:, None] * width + steps).flatten()  # (n, k * k) in the padded map
     read = torch.zeros_like(rows, dtype=torch.bool)
-    read[position[inside]] = True
-    around = (read & (rows < 0)).nonzero().squeeze(1)
+    read[positions.flatten()] = True
+    around = (read & (rows == _INACTIVE)).nonzero().squeeze(1)
     rows[around] = torch.arange(count, count + len(around), device=rows.device)
-    return torch.where(inside, rows[position], count + len(around)), around
+    rows[rows == _OUTSIDE] = count + len(around)
+    return rows[positions], _without_padding(around, width, padding, source.width)
 
 
-def _patches(
-    image: Tensor, positions: Tensor, width: int, kernel: int, stride: int, padding: int, dilation: int
-) -> Tensor:
-    """(n, C * k * k) what a kernel reads of a (C, H, W) image for these positions of its output."""
-    padded = F.pad(image, [padding] * 4)
-    reach = dilation * (kernel - 1) + 1
-    windows = padded.unfold(1, reach, stride).unfold(2, reach, stride)[..., ::dilation, ::dilation]
-    return windows[:, positions // width, positions % width].transpose(0, 1).flatten(1)
+def _without_padding(positions: Tensor, padded_width: int, padding: int, width: int) -> Tensor:
+    return (positions // padded_width - padding) * width + positions % padded_width - padding
+
+
+def _patches(image: Tensor, level: Level, kernel: int, stride: int, padding: int) -> Tensor:
+    """(n, k * k * C) what a kernel reads of a (C, H, W) image for the active positions of its output."""
+    padded = F.pad(image, [padding] * 4).permute(1, 2, 0).contiguous()
+    _, width, channels = padded.shape
+    windows = padded.as_strided(
+        (level.height, level.width, kernel, kernel * channels),
+        (stride * width * channels, stride * channels, width * channels, 1),
+    )
+    return windows[level.positions // level.width, level.positions % level.width].flatten(1)
 
 
 def _geometry(stride: int, layer: nn.Conv2d | nn.MaxPool2d) -> Geometry:

@@ -1,0 +1,109 @@
+"""THP: features propagated from key frames, corrected where propagation fails, gathered over key frames.
+
+    key frame k2:   F = N_feat(I)                                         F' = G(W(F'_k1), F)
+    others:         F = N_feat(I) where U, W(F_k) elsewhere; layer by layer  F' = G(W(F'_k), F) where U, W(F'_k) elsewhere
+
+and y = N_task(F'). U = [Q <= 0], with Q from the flow network; W warps and scales as in Deep Feature Flow; G is the
+recursive aggregation. A key frame is the case U = 1, plain propagation the case U = 0: in training, U is forced to
+either in a third of the clips each, so that pairs of frames train all of it (with F' = F on the earlier one).
+
+Where nothing is computed there is nothing new to gather: the paper leaves open what G does there, and here it is left
+out, so that partial updating with U = 0 is plain propagation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from vodbench.spec import Clip, Clock, Detections, Image
+from vodbench_methods.detection.records import Batch
+from vodbench_methods.detection.streaming import Answer, AnswerStream, Found
+from vodbench_methods.flow import Convention, FlowOutput
+from vodbench_methods.propagation.model import FlowDetector
+from vodbench_methods.thp.aggregation import RecursiveAggregation
+from vodbench_methods.thp.config import THPConfig
+from vodbench_methods.thp.context import KeptMaps, KeyFrameContext
+from vodbench_methods.thp.masks import update_mask
+from vodbench_methods.thp.partial import PartialExtractor
+from vodbench_methods.thp.reference import detect_by_definition
+from vodbench_methods.thp.stream import UnifiedStream
+
+
+class THP(FlowDetector):
+    """``detector``, ``flow`` (which also predicts Q) and ``aggregation``."""
+
+    config: THPConfig
+    predicts_update = True
+
+    def __init__(self, config: THPConfig, num_classes: int) -> None:
+        super().__init__(config, num_classes)
+        self.aggregation = RecursiveAggregation(
+            self.detector.map_channels, config.embedding_hidden, config.embedding_channels
+        )
+        self.extractor = PartialExtractor(self.detector)
+
+    # ---- one frame after another
+
+    def partly_updated(
+        self,
+        batch: Batch,
+        mask: Tensor,
+        key_map: Tensor,
+        kept: KeptMaps,
+        output: FlowOutput,
+        *,
+        everywhere: bool,
+    ) -> Tensor:
+        """F of the images of ``batch``: computed anew where ``mask`` (N, 1, h, w) is 1, else propagated.
+
+        Args:
+            key_map, kept: F_k and its earlier layers, as ``extractor.whole`` gives them.
+            everywhere: compute all and mask it, with gradients; false: only what the mask asks for, of one image.
+        """
+        convention = cast(Convention, self.config.warp)
+        context = KeyFrameContext(kept, output.flow, self.config.feature_stride, convention)
+        update = self.extractor.masked if everywhere else self.extractor.updated
+        return update(batch, mask, self.propagate(key_map, output), context)
+
+    def gathered(self, earlier: Tensor, own: Tensor, mask: Tensor) -> Tensor:
+        """F' where ``mask`` says that ``own`` is new; ``earlier`` is W(F'_k)."""
+        return torch.lerp(earlier, self.aggregation(earlier, own), mask)
+
+    # ---- training
+
+    def losses(self, clips: Sequence[Clip]) -> dict[str, Tensor]:
+        """The detector's losses on F' of the reference frames, and the share of them that was computed anew.
+
+        The paper's penalty is a sum over positions; a mean does not depend on the size of the image.
+        """
+        batch, key = self.paired(clips)
+        output = self.flow_between(batch, key)
+        mask = self.training_mask(cast(Tensor, output.update))
+        key_map, kept = self.extractor.whole(key)
+        own = self.partly_updated(batch, mask, key_map, kept, output, everywhere=True)
+        maps = self.gathered(self.propagate(key_map, output), own, mask)
+        alone = torch.tensor([clip.supports[0].index == clip.reference.index for clip in clips], device=maps.device)
+        maps = torch.where(alone.view(-1, 1, 1, 1), key_map, maps)  # the first frame of a stream
+        targets = self.detector.targets([clip.reference for clip in clips], batch)
+        losses = self.detector.losses_from(maps, batch, targets)
+        return {**losses, "update": self.config.update_weight * mask.mean()}
+
+    def training_mask(self, logits: Tensor) -> Tensor:
+        """U, or all 0 or all 1 in ``forced_share`` of the clips."""
+        mask = update_mask(logits)
+        draw = torch.rand(len(mask), 1, 1, 1).to(mask.device)
+        half = self.config.forced_share / 2
+        return mask.where(draw >= 2 * half, (draw < half).to(mask.dtype))
+
+    # ---- inference
+
+    def answer_stream(self, config: THPConfig, clock: Clock, answer: Answer[Found]) -> AnswerStream[Found]:
+        return UnifiedStream(self, config, clock, answer)
+
+    def detect_in_video(self, images: Sequence[Image], reference: int, config: Any) -> Detections:
+        """Frame ``reference`` computed from scratch, for frames of one size."""
+        return detect_by_definition(self, images, reference, config)
