@@ -55,7 +55,8 @@ class KeyFrameContext:
     def dense(self, number: int, stride: int) -> Tensor:
         """(N, C, height, width): all of the ``number``-th map, which has ``stride`` pixels a cell."""
         kept = self._kept[number]
-        return warp(kept, self._flow_at(stride, *kept.shape[2:]), self._convention)
+        # Contiguous: layers are slower in the layout that the warp leaves behind, or do not take it (deformable ones).
+        return warp(kept, self._flow_at(stride, *kept.shape[2:]), self._convention).contiguous()
 
     def corners(self, stride: int, height: int, width: int, positions: Tensor) -> Corners:
         """Where maps of this stride and size are sampled for some positions (y * width + x) of the current frame."""

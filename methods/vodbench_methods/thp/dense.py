@@ -40,7 +40,7 @@ class DenseOperations:
 
 
 class MaskedOperations(DenseOperations):
-    """The same with the context wherever a mask is 0: what ``SparseOperations`` computes, with gradients, in batches.
+    """The same with the context wherever a mask is 0: what ``SparseOperations`` computes, in batches and with gradients.
 
     mask: (N, 1, h, w) in {0, 1}, at ``stride`` pixels a cell.
     """
@@ -52,6 +52,5 @@ class MaskedOperations(DenseOperations):
     def completed(self, x: Features) -> Tensor:
         mask = enlarged(self._mask, self._stride // x.stride, *x.values.shape[2:])
         context = self._context.dense(len(self.kept), x.stride)
-        # Exact where the mask is 0 or 1, and its gradient is what the layer makes of the difference.
-        self.kept.append(torch.lerp(context, x.values, mask))
+        self.kept.append(torch.where(mask > 0, x.values, context))
         return self.kept[-1]

@@ -31,6 +31,15 @@ class _StraightThrough(torch.autograd.Function):
         return torch.where(logits.abs() <= 1, -gradients[0], 0.0)
 
 
+def with_mask_gradient(maps: Tensor, mask: Tensor, anew: Tensor, propagated: Tensor) -> Tensor:
+    """``maps``, with the gradient with respect to ``mask`` of U anew + (1 - U) propagated.
+
+    The layer-by-layer computation itself has none where U = 0: on propagated inputs, a layer gives what was propagated,
+    and nothing would ever tell that computing anew helps. All (N, C, h, w) but ``mask`` (N, 1, h, w).
+    """
+    return maps + (mask - mask.detach()) * (anew - propagated).detach()
+
+
 def updated_cells(output: FlowOutput, threshold: float) -> Tensor:
     """(N, 1, h, w) bool: where the flow network's Q is at most ``threshold``."""
     assert output.update is not None, "a flow network that predicts Q"

@@ -27,7 +27,7 @@ from vodbench_methods.propagation.model import FlowDetector
 from vodbench_methods.thp.aggregation import RecursiveAggregation
 from vodbench_methods.thp.config import THPConfig
 from vodbench_methods.thp.context import KeptMaps, KeyFrameContext
-from vodbench_methods.thp.masks import update_mask
+from vodbench_methods.thp.masks import update_mask, with_mask_gradient
 from vodbench_methods.thp.partial import PartialExtractor
 from vodbench_methods.thp.reference import detect_by_definition
 from vodbench_methods.thp.stream import UnifiedStream
@@ -71,7 +71,7 @@ class THP(FlowDetector):
 
     def gathered(self, earlier: Tensor, own: Tensor, mask: Tensor) -> Tensor:
         """F' where ``mask`` says that ``own`` is new; ``earlier`` is W(F'_k)."""
-        return torch.lerp(earlier, self.aggregation(earlier, own), mask)
+        return torch.where(mask > 0, self.aggregation(earlier, own), earlier)
 
     # ---- training
 
@@ -84,8 +84,11 @@ class THP(FlowDetector):
         output = self.flow_between(batch, key)
         mask = self.training_mask(cast(Tensor, output.update))
         key_map, kept = self.extractor.whole(key)
-        own = self.partly_updated(batch, mask, key_map, kept, output, everywhere=True)
-        maps = self.gathered(self.propagate(key_map, output), own, mask)
+        own = self.partly_updated(batch, mask.detach(), key_map, kept, output, everywhere=True)
+        earlier = self.propagate(key_map, output)
+        with torch.no_grad():
+            anew = self.aggregation(earlier, self.detector.extract(batch))
+        maps = with_mask_gradient(self.gathered(earlier, own, mask), mask, anew, earlier)
         alone = torch.tensor([clip.supports[0].index == clip.reference.index for clip in clips], device=maps.device)
         maps = torch.where(alone.view(-1, 1, 1, 1), key_map, maps)  # the first frame of a stream
         targets = self.detector.targets([clip.reference for clip in clips], batch)

@@ -38,10 +38,10 @@ class PartialExtractor:
     def masked(self, batch: Batch, mask: Tensor, propagated: Tensor, context: KeyFrameContext) -> Tensor:
         """``propagated`` (N, C, h, w), computed anew where ``mask`` (N, 1, h, w) in {0, 1} is 1.
 
-        Computes everything; gradients reach all arguments, ``mask`` too.
+        Computes everything, for training. Gradients reach weights, ``propagated`` and ``context``.
         """
         fresh = self._walk(MaskedOperations(mask, self._stride, context), batch).values
-        return torch.lerp(propagated, fresh, mask)
+        return torch.where(mask > 0, fresh, propagated)
 
     def updated(self, batch: Batch, mask: Tensor, propagated: Tensor, context: KeyFrameContext) -> Tensor:
         """The same of one image, at the cost of the positions computed; for inference."""

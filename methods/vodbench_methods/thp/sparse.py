@@ -110,7 +110,7 @@ class SparseOperations:
         here, there = self.level(x.stride), self.level(x.stride * convolution.stride[0])
         whole = self._context.dense(self._read, x.stride).flatten(2)
         self._read += 1
-        whole = whole.index_copy(2, here.positions, x.values.t()[None])
+        whole.index_copy_(2, here.positions, x.values.t()[None])
         output: Tensor = convolution(whole.unflatten(2, (here.height, here.width)))
         return output[0].flatten(1)[:, there.positions].t()
 

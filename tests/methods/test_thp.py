@@ -1,0 +1,333 @@
+"""THP: the options of its unified inference, its training, and both against the definition."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from vodbench.errors import UserError
+from vodbench.knobs import MethodConfig
+from vodbench.registry import method_spec
+from vodbench.spec import Clip, ClipFrame, Detections, Image, Truth
+from vodbench_methods.flow import FlowOutput
+from vodbench_methods.thp.aggregation import RecursiveAggregation
+from vodbench_methods.thp.config import TABLE_1, THPConfig
+from vodbench_methods.thp.model import THP
+
+SMALL = {
+    "short_side": 64,
+    "max_side": 96,
+    "proposals": 12,
+    "candidates": 60,
+    "train_proposals": 12,
+    "train_candidates": 60,
+    "frozen_batch_norm": True,
+    "score_threshold": 0.01,
+    "key_frame_interval": 3,
+}
+
+
+def config_of(**changes: Any) -> THPConfig:
+    spec = method_spec("thp")
+    config = spec.config.from_mapping({**spec.presets["tiny"], **SMALL, **changes})
+    assert isinstance(config, THPConfig)
+    return config
+
+
+@torch.inference_mode(mode=False)
+def method_of(config: MethodConfig, *, update: float | None = None) -> THP:
+    """Every weight matters; ``update`` sets Q to one value everywhere."""
+    torch.manual_seed(0)
+    method = method_spec("thp").build(config, 3)
+    assert isinstance(method, THP)
+    with torch.no_grad():
+        for parameter in method.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.05)
+        head = method.flow.heads.update
+        assert head is not None
+        assert head.bias is not None
+        if update is not None:
+            head.weight.zero_()
+            head.bias.fill_(update)
+    return method.eval()
+
+
+def video(count: int, height: int = 56, width: int = 72, seed: int = 0) -> list[Image]:
+    random = np.random.default_rng(seed)
+    images = random.integers(0, 90, (count, height, width, 3), dtype=np.uint8)
+    for index, image in enumerate(images):
+        image[10:30, 8 + 3 * index : 28 + 3 * index] = (220, 60, 30)
+    return list(images)
+
+
+def streamed(method: THP, images: Sequence[Image], config: THPConfig | None = None) -> list[Detections]:
+    stream = method.stream(config)
+    return [found for image in images for found in stream.push(image)] + stream.close()
+
+
+def assert_same(got: Sequence[Detections], wanted: Sequence[Detections], tolerance: float = 0) -> None:
+    for one, other in zip(got, wanted, strict=True):
+        np.testing.assert_allclose(one.boxes, other.boxes, atol=20 * tolerance, rtol=0)
+        np.testing.assert_allclose(one.scores, other.scores, atol=tolerance, rtol=0)
+
+
+def differ(a: Sequence[Detections], b: Sequence[Detections]) -> list[bool]:
+    return [len(x.scores) != len(y.scores) or not np.allclose(x.scores, y.scores) for x, y in zip(a, b, strict=True)]
+
+
+def medians(method: THP, images: Sequence[Image]) -> float:
+    """A threshold that about half of the cells are below."""
+    with torch.inference_mode():
+        first, *rest = [method.detector.preprocess([image]) for image in images]
+        logits = [method.flow_between(batch, first).update for batch in rest]
+        return float(torch.cat([q.flatten() for q in logits if q is not None]).median())
+
+
+# ---- Table 1
+
+
+@pytest.mark.parametrize("row", TABLE_1)
+def test_every_row_of_table_1_is_its_definition(row: str) -> None:
+    method, images = method_of(config_of()), video(7)
+    config = config_of(update_threshold=medians(method, images), gamma=0.52).row(row)
+    got = streamed(method, images, config)
+    wanted = [method.detect_in_video(images, index, config) for index in range(len(images))]
+    assert_same(got, wanted, 1e-5)
+
+
+def test_rows_of_table_1_differ() -> None:
+    method, images = method_of(config_of()), video(7)
+    base = config_of(update_threshold=medians(method, images), gamma=0.52)
+    found = {row: streamed(method, images, base.row(row)) for row in TABLE_1}
+    rows = list(TABLE_1)
+    for index, one in enumerate(rows):
+        for other in rows[index + 1 :]:
+            assert any(differ(found[one], found[other])), f"{one} and {other}"
+            assert not differ(found[one], found[other])[0], "the first frame is a key frame of its own always"
+
+
+def test_per_frame_is_the_detector_alone() -> None:
+    method, images = method_of(config_of()), video(4)
+    stream = method.detector.stream()
+    assert_same(
+        streamed(method, images, config_of().row("per-frame")), [d for image in images for d in stream.push(image)]
+    )
+
+
+def test_sparse_propagation_is_deep_feature_flow() -> None:
+    method, images = method_of(config_of()), video(7)
+    spec = method_spec("dff")
+    dff = spec.build(spec.config.from_mapping({k: getattr(method.config, k) for k in spec.config.knobs()}), 3)
+    assert isinstance(dff, nn.Module)
+    own = dff.state_dict()
+    dff.load_state_dict({name: weight for name, weight in method.state_dict().items() if name in own})
+    stream = dff.eval().stream()
+    wanted = [d for image in images for d in stream.push(image)]
+    assert_same(streamed(method, images, config_of().row("sparse-propagation")), wanted)
+
+
+def test_an_unknown_row_is_refused() -> None:
+    with pytest.raises(UserError, match="c2"):
+        config_of().row("c22")
+
+
+# ---- knobs at their ends
+
+
+def test_gamma_of_one_keeps_the_first_key_frame() -> None:
+    method, images = method_of(config_of(), update=-1.0), video(5)  # everything wants to be computed anew
+    never = config_of(gamma=1.0)
+    assert clocked(method, images, never) == {"backbone": 1, "update": 4}
+
+
+def test_gamma_of_zero_makes_key_frames_wherever_anything_is_to_be_updated() -> None:
+    images = video(5)
+    assert clocked(method_of(config_of(), update=-1.0), images, config_of(gamma=0.0)) == {"backbone": 5, "update": 0}
+    assert clocked(method_of(config_of(), update=1.0), images, config_of(gamma=0.0)) == {"backbone": 1, "update": 4}
+
+
+def test_nothing_to_update_is_plain_propagation_of_the_aggregated_map() -> None:
+    method, images = method_of(config_of(), update=1.0), video(7)
+    assert_same(streamed(method, images, config_of().row("c2")), streamed(method, images, config_of().row("c1")), 1e-6)
+
+
+def test_everything_updated_is_the_key_frame_it_could_have_been() -> None:
+    """Without aggregation, U = 1 everywhere gives each frame's own features."""
+    method, images = method_of(config_of(), update=-1.0), video(5)
+    updated = config_of(keys="interval", aggregation=False, partial_updating=True)
+    assert_same(streamed(method, images, updated), streamed(method, images, config_of().row("per-frame")), 1e-5)
+
+
+def test_the_threshold_moves_what_is_updated() -> None:
+    method, images = method_of(config_of(), update=0.5), video(3)
+    base = config_of(gamma=1.0)
+    low, high = (streamed(method, images, base.replace(update_threshold=t)) for t in (0.4, 0.6))
+    assert differ(low, high) == [False, True, True]
+
+
+def test_an_interval_longer_than_the_video_and_a_video_of_one_frame() -> None:
+    method = method_of(config_of())
+    for row in TABLE_1:
+        long = config_of(key_frame_interval=100).row(row)
+        assert len(streamed(method, video(1), long)) == 1
+        assert len(streamed(method, video(3), long)) == 3
+
+
+@pytest.mark.parametrize("row", ["sparse-propagation", "c1", "c2", "c3"])
+def test_another_frame_size_starts_anew(row: str) -> None:
+    method, config = method_of(config_of()), config_of().row(row)
+    before, after = video(4), video(5, height=70, width=61, seed=1)
+    got = streamed(method, [*before, *after], config)
+    assert_same(got, streamed(method, before, config) + streamed(method, after, config))
+
+
+def clocked(method: THP, images: Sequence[Image], config: THPConfig) -> dict[str, int]:
+    """How often the backbone ran, and how often it did in parts."""
+    from collections import Counter
+    from contextlib import AbstractContextManager, nullcontext
+
+    entered: Counter[str] = Counter()
+
+    class Counting:
+        def stage(self, name: str) -> AbstractContextManager[None]:
+            entered[name] += 1
+            return nullcontext()
+
+    stream = method.stream(config, Counting())
+    for image in images:
+        stream.push(image)
+    return {name: entered[name] for name in ("backbone", "update")}
+
+
+# ---- aggregation
+
+
+def test_aggregation_weights_are_a_softmax_of_cosines() -> None:
+    torch.manual_seed(0)
+    aggregation = RecursiveAggregation(6, 5, 7)
+    earlier, own = torch.randn(2, 2, 6, 4, 5)
+    a, b = aggregation.embedding(earlier), aggregation.embedding(own)
+    cosine = (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1))
+    of_earlier, of_own = cosine.exp(), torch.ones_like(cosine).exp()
+    wanted = (of_earlier[:, None] * earlier + of_own[:, None] * own) / (of_earlier + of_own)[:, None]
+    torch.testing.assert_close(aggregation(earlier, own), wanted)
+    torch.testing.assert_close(aggregation(own, own), own)
+
+
+def test_aggregation_remembers_earlier_key_frames() -> None:
+    """A change of the first frame shows in the third key frame of c1, not in Deep Feature Flow's."""
+    method, images = method_of(config_of()), video(7)
+    other = [255 - images[0], *images[1:]]
+    for row, remembers in (("c1", True), ("sparse-propagation", False)):
+        config = config_of().row(row)
+        changed = differ(streamed(method, images, config), streamed(method, other, config))
+        assert changed == [True] * 3 + [remembers] * 4
+
+
+# ---- training
+
+
+def clip(images: Sequence[Image], index: int = 0, support: int = 1) -> Clip:
+    truth = Truth(
+        np.array([[8, 10, 28, 30], [32, 32, 60, 48]], np.float32),
+        np.array([1, 3]),
+        np.arange(2),
+        np.zeros(2, np.bool_),
+        np.zeros(2, np.bool_),
+    )
+    return Clip(
+        0, "s", ClipFrame(index, images[index], truth), (ClipFrame(support, images[support], truth),), flip=False
+    )
+
+
+def begun(config: THPConfig, update: float | None = None) -> THP:
+    method = method_of(config, update=update)
+    method.begin_stage(method_spec("thp").stages(config)[-1])
+    return method
+
+
+@pytest.mark.parametrize(("update", "share"), [(-1.0, 1.0), (1.0, 0.0)])
+def test_the_penalty_is_lambda_times_the_updated_share(update: float, share: float) -> None:
+    for weight in (0.0, 2.0, 3.5):
+        method = begun(config_of(update_weight=weight, forced_share=0.0), update)
+        assert float(method.losses([clip(video(2))])["update"]) == pytest.approx(weight * share)
+
+
+def test_the_penalty_raises_q_and_lambda_0_does_not() -> None:
+    for weight, sign in ((2.0, 1.0), (0.0, 0.0)):
+        method = begun(config_of(update_weight=weight, forced_share=0.0), -0.5)
+        method.losses([clip(video(2))])["update"].backward()
+        head = method.flow.heads.update
+        assert head is not None
+        assert head.bias is not None
+        assert head.bias.grad is not None
+        # d (weight * mean U) / dQ = -weight: a step against it raises Q.
+        assert float(-head.bias.grad) == pytest.approx(sign * weight)
+
+
+def test_masks_are_forced_as_often_as_asked() -> None:
+    method = method_of(config_of())
+    logits = torch.linspace(-1, 1, 4).view(1, 1, 1, 4).expand(30_000, 1, 1, 4)
+    torch.manual_seed(0)
+    share = method.training_mask(logits).mean(dim=(1, 2, 3))
+    for value in (0.0, 0.5, 1.0):
+        assert float((share == value).float().mean()) == pytest.approx(1 / 3, abs=0.01)
+
+
+def test_training_computes_what_the_stream_does() -> None:
+    """The losses of a pair, in evaluation mode, are the detector's on the map that a stream answers from."""
+    config = config_of(forced_share=0.0, rpn_batch=10**6, roi_batch=10**5)
+    method, images = method_of(config, update=-1.0), video(3)
+    maps: list[torch.Tensor] = []
+    original = method.detector.maps
+    method.detector.maps = lambda feature_map: maps.append(feature_map) or original(feature_map)  # type: ignore[method-assign, func-returns-value]
+    method.losses([clip(images, index=2, support=0)])
+    stream = method.stream(config.replace(gamma=1.0, key_frame_interval=10))
+    stream.push(images[0])
+    stream.push(images[2])
+    torch.testing.assert_close(maps[0], maps[2], atol=1e-4, rtol=1e-4)
+
+
+def test_a_frame_that_is_its_own_key_frame_answers_from_its_own_map() -> None:
+    config = config_of(forced_share=0.0)
+    images = video(1)
+    method = method_of(config)
+    maps: list[torch.Tensor] = []
+    original = method.detector.maps
+    method.detector.maps = lambda feature_map: maps.append(feature_map) or original(feature_map)  # type: ignore[method-assign, func-returns-value]
+    method.losses([clip(images, index=0, support=0)])
+    torch.testing.assert_close(maps[0], method.detector.extract(method.detector.preprocess(images)))
+
+
+def test_losses_tell_q_where_propagation_fails() -> None:
+    """U = 0 everywhere, and only the left half of the frame has changed: there, and nowhere else, Q is told to fall."""
+    config = config_of(forced_share=0.0, update_weight=0.0, rpn_batch=10**6, roi_batch=10**5, flow_scale=False)
+    method = method_of(config, update=0.5)
+    nn.init.zeros_(method.flow.heads.flow.weight)
+    nn.init.zeros_(method.flow.heads.flow.bias)  # type: ignore[arg-type]
+    given: list[torch.Tensor] = []
+    flow_between = method.flow_between
+
+    def remembered(current: Any, key: Any) -> FlowOutput:
+        output = flow_between(current, key)
+        assert output.update is not None
+        output.update.retain_grad()
+        given.append(output.update)
+        return output
+
+    method.flow_between = remembered  # type: ignore[method-assign]
+    random = np.random.default_rng(0)
+    first, second = random.integers(0, 255, (2, 64, 96, 3), dtype=np.uint8)
+    second[:, 48:] = first[:, 48:]
+    sum(method.losses([clip([second, first])]).values(), torch.zeros(())).backward()
+    gradient = given[0].grad
+    assert gradient is not None
+    strength = gradient[0, 0].abs().mean(dim=0)
+    assert (strength[:10] > 100 * strength[20:].max()).all()
+
+
