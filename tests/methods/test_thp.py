@@ -329,5 +329,3 @@ def test_losses_tell_q_where_propagation_fails() -> None:
     assert gradient is not None
     strength = gradient[0, 0].abs().mean(dim=0)
     assert (strength[:10] > 100 * strength[20:].max()).all()
-
-

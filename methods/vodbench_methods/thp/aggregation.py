@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vodbench_methods.thp.rows import Geometry, Level, Matrices, gather, taps
+
 
 class RecursiveAggregation(nn.Module):
     """Embeds maps and takes their weighted mean, position by position.
@@ -30,13 +32,35 @@ class RecursiveAggregation(nn.Module):
             nn.ReLU(),
             nn.Conv2d(hidden, outputs, 1),
         )
+        self._matrices = Matrices()
 
     def forward(self, earlier: Tensor, own: Tensor) -> Tensor:
         """(N, C, h, w) maps of the frames so far, propagated to these frames, with the frames' own: (N, C, h, w)."""
-        return torch.lerp(earlier, own, self.share_of_own(earlier, own))
+        of_earlier, of_own = cast(Tensor, self.embedding(torch.cat((earlier, own)))).chunk(2)
+        return torch.lerp(earlier, own, _share_of_own(of_earlier, of_own)[:, None])
 
-    def share_of_own(self, earlier: Tensor, own: Tensor) -> Tensor:
-        """(N, 1, h, w) w_2: from 1/2 where both maps embed alike to 1 / (1 + exp(-2)) where they are opposite."""
-        embeddings = cast(Tensor, self.embedding(torch.cat((earlier, own))))
-        of_earlier, of_own = embeddings.chunk(2)
-        return torch.sigmoid(1 - F.cosine_similarity(of_earlier, of_own, dim=1))[:, None]
+    def at(self, cells: Tensor, earlier: Tensor, own: Tensor) -> Tensor:
+        """``forward`` of one image where ``cells`` (h, w) is true, at the cost of these; ``earlier`` elsewhere."""
+        level, kernel = Level(cells), cast(nn.Conv2d, self.embedding[2])
+        index, around = taps(level, level, Geometry.of(kernel))
+        embeddings = [self._embedded(feature_map, level.positions, around, index) for feature_map in (earlier, own)]
+        rows = [feature_map.flatten(2)[0][:, level.positions] for feature_map in (earlier, own)]
+        joined = torch.lerp(*rows, _share_of_own(*embeddings))
+        return earlier.flatten(2).index_copy(2, level.positions, joined[None]).unflatten(2, cells.shape)
+
+    def _embedded(self, feature_map: Tensor, positions: Tensor, around: Tensor, index: Tensor) -> Tensor:
+        """(n, outputs) embeddings of the (1, C, h, w) map at ``positions``; see ``taps`` for the rest."""
+        first, _, kernel, _, last = self.embedding
+        rows = feature_map.flatten(2)[0][:, torch.cat((positions, around))].t()
+        hidden = F.relu(self._linear(rows, first)).tensor_split([len(positions)])
+        hidden_here = F.relu(self._linear(gather(*hidden, index).flatten(1), kernel))
+        return self._linear(hidden_here, last)
+
+    def _linear(self, rows: Tensor, convolution: nn.Module) -> Tensor:
+        assert isinstance(convolution, nn.Conv2d)
+        return F.linear(rows, self._matrices.of(convolution), convolution.bias)
+
+
+def _share_of_own(of_earlier: Tensor, of_own: Tensor) -> Tensor:
+    """w_2 of embeddings along dimension 1: from 1/2 where both are alike to 1 / (1 + exp(-2)) where they are opposite."""
+    return torch.sigmoid(1 - F.cosine_similarity(of_earlier, of_own, dim=1))

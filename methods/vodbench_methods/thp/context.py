@@ -2,8 +2,8 @@
 
     F^(n) = U^(n) N^(n)(F^(n-1)) + (1 - U^(n)) W(F_k^(n), M^(n))        (Zhu et al., THP, CVPR 2018, Sec. 3.2)
 
-U^(n) and M^(n) are U and the flow M by nearest neighbours, M in cells of layer n. Only layers that read around a position
-need it (see ``walk``), so only their inputs are kept of a key frame. The scale map belongs to the last layer alone.
+U^(n) and M^(n) are U and the flow M by nearest neighbours, M in cells of layer n. Only layers that read around a
+position need it (see ``walk``), so only their inputs are kept of a key frame. The scale map belongs to the last layer.
 """
 
 from __future__ import annotations

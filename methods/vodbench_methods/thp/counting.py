@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from vodbench_methods.thp.masks import enlarged
-from vodbench_methods.thp.walk import Features
+from vodbench_methods.thp.walk import Features, step
 
 
 class CountingOperations:
@@ -19,14 +19,14 @@ class CountingOperations:
         return self.convolve(Features(image, 1), convolution, norm)
 
     def convolve(self, x: Features, convolution: nn.Conv2d, norm: nn.Module | None, *, relu: bool = True) -> Features:
-        stride = x.stride * convolution.stride[0]
+        stride = x.stride * step(convolution)
         height, width = (-(-side // stride) for side in self._size)
         active = int(enlarged(self._mask, self._stride // stride, height, width).sum())
         self.multiply_adds += active * convolution.weight.numel()
         return Features(x.values, stride)
 
     def pool(self, x: Features, pooling: nn.MaxPool2d) -> Features:
-        return Features(x.values, x.stride * int(pooling.stride))
+        return Features(x.values, x.stride * step(pooling))
 
     def add(self, x: Features, y: Features) -> Features:
         return x

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from vodbench_methods.thp.context import KeyFrameContext
 from vodbench_methods.thp.masks import enlarged
-from vodbench_methods.thp.walk import Features
+from vodbench_methods.thp.walk import Features, step
 
 
 class DenseOperations:
@@ -18,17 +18,17 @@ class DenseOperations:
         self.kept: list[Tensor] = []
 
     def first(self, image: Tensor, convolution: nn.Conv2d, norm: nn.Module) -> Features:
-        return Features(F.relu(norm(convolution(image))), convolution.stride[0])
+        return Features(F.relu(norm(convolution(image))), step(convolution))
 
     def convolve(self, x: Features, convolution: nn.Conv2d, norm: nn.Module | None, *, relu: bool = True) -> Features:
         values = x.values if convolution.kernel_size == (1, 1) else self.completed(x)
         values = convolution(values)
         if norm is not None:
             values = norm(values)
-        return Features(F.relu(values) if relu else values, x.stride * convolution.stride[0])
+        return Features(F.relu(values) if relu else values, x.stride * step(convolution))
 
     def pool(self, x: Features, pooling: nn.MaxPool2d) -> Features:
-        return Features(pooling(self.completed(x)), x.stride * int(pooling.stride))
+        return Features(pooling(self.completed(x)), x.stride * step(pooling))
 
     def add(self, x: Features, y: Features) -> Features:
         return Features(F.relu(x.values + y.values), x.stride)
@@ -40,7 +40,7 @@ class DenseOperations:
 
 
 class MaskedOperations(DenseOperations):
-    """The same with the context wherever a mask is 0: what ``SparseOperations`` computes, in batches and with gradients.
+    """The same with the context wherever a mask is 0: what ``SparseOperations`` computes, in batches, with gradients.
 
     mask: (N, 1, h, w) in {0, 1}, at ``stride`` pixels a cell.
     """

@@ -1,14 +1,15 @@
-"""THP: features propagated from key frames, corrected where propagation fails, gathered over key frames.
+"""THP: features propagated from key frames, corrected where propagation fails, and gathered over key frames.
 
-    key frame k2:   F = N_feat(I)                                         F' = G(W(F'_k1), F)
-    others:         F = N_feat(I) where U, W(F_k) elsewhere; layer by layer  F' = G(W(F'_k), F) where U, W(F'_k) elsewhere
+    F_i  = N_feat(I_i) where U = 1,         W(F_k)  elsewhere, layer by layer (see ``context``)
+    F'_i = G(W(F'_k), F_i) where U = 1,     W(F'_k) elsewhere
+    y_i  = N_task(F'_i)
 
-and y = N_task(F'). U = [Q <= 0], with Q from the flow network; W warps and scales as in Deep Feature Flow; G is the
-recursive aggregation. A key frame is the case U = 1, plain propagation the case U = 0: in training, U is forced to
-either in a third of the clips each, so that pairs of frames train all of it (with F' = F on the earlier one).
+for frame i and the key frame k before it. U is 1 on a key frame and [Q <= 0] on others, Q from the flow network; W warps
+and scales as in Deep Feature Flow; G is the recursive aggregation. U = 0 is plain propagation. In training, U is forced
+to 0 and to 1 in a third of the clips each, so that pairs of frames teach all of it (F'_k = F_k on the earlier frame).
 
-Where nothing is computed there is nothing new to gather: the paper leaves open what G does there, and here it is left
-out, so that partial updating with U = 0 is plain propagation.
+Where nothing is computed there is nothing new to gather: the paper does not say what G does there, and here it is left
+out.
 """
 
 from __future__ import annotations
@@ -69,10 +70,6 @@ class THP(FlowDetector):
         update = self.extractor.masked if everywhere else self.extractor.updated
         return update(batch, mask, self.propagate(key_map, output), context)
 
-    def gathered(self, earlier: Tensor, own: Tensor, mask: Tensor) -> Tensor:
-        """F' where ``mask`` says that ``own`` is new; ``earlier`` is W(F'_k)."""
-        return torch.where(mask > 0, self.aggregation(earlier, own), earlier)
-
     # ---- training
 
     def losses(self, clips: Sequence[Clip]) -> dict[str, Tensor]:
@@ -88,7 +85,8 @@ class THP(FlowDetector):
         earlier = self.propagate(key_map, output)
         with torch.no_grad():
             anew = self.aggregation(earlier, self.detector.extract(batch))
-        maps = with_mask_gradient(self.gathered(earlier, own, mask), mask, anew, earlier)
+        gathered = torch.where(mask > 0, self.aggregation(earlier, own), earlier)
+        maps = with_mask_gradient(gathered, mask, anew, earlier)
         alone = torch.tensor([clip.supports[0].index == clip.reference.index for clip in clips], device=maps.device)
         maps = torch.where(alone.view(-1, 1, 1, 1), key_map, maps)  # the first frame of a stream
         targets = self.detector.targets([clip.reference for clip in clips], batch)

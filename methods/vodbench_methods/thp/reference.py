@@ -44,7 +44,7 @@ def _map_of(method: THP, images: Sequence[Image], config: THPConfig) -> Tensor:
             mask = torch.zeros_like(mask)
         own = method.partly_updated(batch, mask, key_own, kept, output, everywhere=True)
         earlier = method.propagate(key_gathered, output)
-        gathered = method.gathered(earlier, own, mask) if config.aggregation else own
+        gathered = torch.where(mask > 0, method.aggregation(earlier, own), earlier) if config.aggregation else own
         if is_key:
             key_batch, key_own, key_gathered, since = batch, own, gathered, 0
             _, kept = method.extractor.whole(batch)

@@ -22,7 +22,7 @@ def _stages(config: MethodConfig) -> tuple[Stage, ...]:
 
 SPEC = MethodSpec(
     name="thp",
-    summary="recursive aggregation over key frames, partial updating between them, key frames where the video needs them",
+    summary="recursive aggregation over key frames, partial updating between them, adaptive key frames",
     paper="Zhu et al., Towards High Performance Video Object Detection, CVPR 2018",
     config=THPConfig,
     presets={"paper": {}, "small": SMALL, "tiny": TINY},

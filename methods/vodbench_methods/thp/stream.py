@@ -82,7 +82,7 @@ class Steps:
         with self.clock.stage("warp"):
             earlier = self.method.propagate(key.gathered, output)
         with self.clock.stage("aggregate"):
-            return self.method.gathered(earlier, own, mask)
+            return self.method.aggregation.at(mask[0, 0].bool(), earlier, own)
 
     def _extracted(self, batch: Batch) -> tuple[Tensor, KeptMaps | None]:
         if self.config.partial_updating:

@@ -32,13 +32,20 @@ class Operations(Protocol):
         """Convolution + norm + ReLU of the (N, 3, H, W) image, which is known everywhere."""
         ...
 
-    def convolve(self, x: Features, convolution: nn.Conv2d, norm: nn.Module | None, *, relu: bool = True) -> Features: ...
+    def convolve(
+        self, x: Features, convolution: nn.Conv2d, norm: nn.Module | None, *, relu: bool = True
+    ) -> Features: ...
 
     def pool(self, x: Features, pooling: nn.MaxPool2d) -> Features: ...
 
     def add(self, x: Features, y: Features) -> Features:
         """ReLU of the sum."""
         ...
+
+
+def step(layer: nn.Conv2d | nn.MaxPool2d) -> int:
+    """The stride of a layer that has the same in both directions."""
+    return int(layer.stride[0] if isinstance(layer.stride, tuple) else layer.stride)
 
 
 def walk(
