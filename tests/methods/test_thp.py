@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -15,9 +17,11 @@ from vodbench.knobs import MethodConfig
 from vodbench.registry import method_spec
 from vodbench.spec import Clip, ClipFrame, Detections, Image, Truth
 from vodbench_methods.flow import FlowOutput
+from vodbench_methods.propagation import dff
 from vodbench_methods.thp.aggregation import RecursiveAggregation
 from vodbench_methods.thp.config import TABLE_1, THPConfig
 from vodbench_methods.thp.model import THP
+from vodbench_methods.thp.oracle import frame_map, oracle_schedule
 
 SMALL = {
     "short_side": 64,
@@ -121,12 +125,12 @@ def test_per_frame_is_the_detector_alone() -> None:
 
 def test_sparse_propagation_is_deep_feature_flow() -> None:
     method, images = method_of(config_of()), video(7)
-    spec = method_spec("dff")
-    dff = spec.build(spec.config.from_mapping({k: getattr(method.config, k) for k in spec.config.knobs()}), 3)
-    assert isinstance(dff, nn.Module)
-    own = dff.state_dict()
-    dff.load_state_dict({name: weight for name, weight in method.state_dict().items() if name in own})
-    stream = dff.eval().stream()
+    known = {name: getattr(method.config, name) for name in dff.SPEC.config.knobs()}
+    flow_detector = dff.SPEC.build(dff.SPEC.config.from_mapping(known), 3)
+    assert isinstance(flow_detector, nn.Module)
+    own = flow_detector.state_dict()
+    flow_detector.load_state_dict({name: weight for name, weight in method.state_dict().items() if name in own})
+    stream = flow_detector.eval().stream()
     wanted = [d for image in images for d in stream.push(image)]
     assert_same(streamed(method, images, config_of().row("sparse-propagation")), wanted)
 
@@ -188,9 +192,6 @@ def test_another_frame_size_starts_anew(row: str) -> None:
 
 def clocked(method: THP, images: Sequence[Image], config: THPConfig) -> dict[str, int]:
     """How often the backbone ran, and how often it did in parts."""
-    from collections import Counter
-    from contextlib import AbstractContextManager, nullcontext
-
     entered: Counter[str] = Counter()
 
     class Counting:
@@ -329,3 +330,52 @@ def test_losses_tell_q_where_propagation_fails() -> None:
     assert gradient is not None
     strength = gradient[0, 0].abs().mean(dim=0)
     assert (strength[:10] > 100 * strength[20:].max()).all()
+
+
+# ---- oracle scheduling
+
+
+def truth_of(found: Detections, count: int = 3) -> Truth:
+    """Annotations at the best detections."""
+    count = min(count, len(found.labels))
+    return Truth(
+        found.boxes[:count],
+        found.labels[:count],
+        np.arange(count),
+        np.zeros(count, np.bool_),
+        np.zeros(count, np.bool_),
+    )
+
+
+@pytest.mark.parametrize("row", ["sparse-propagation", "c1", "c2"])
+def test_the_oracle_finds_the_schedule_that_the_truth_was_made_with(row: str) -> None:
+    method, images, config = method_of(config_of()), video(6), config_of().row(row)
+    keys = [True, False, True, True, False, False]
+    stream = method.scheduled_stream(keys, config)
+    wanted = [found for image in images for found in stream.push(image)]
+    schedule = oracle_schedule(method, images, [truth_of(found) for found in wanted], config)
+    assert_same(schedule.detections, wanted)
+    assert schedule.keys == tuple(keys)
+
+
+def test_a_schedule_is_streamed_as_given() -> None:
+    method, images = method_of(config_of()), video(7)
+    for interval in (1, 2, 3):
+        config = config_of(key_frame_interval=interval).row("c2").replace(key_frame_interval=interval)
+        stream = method.scheduled_stream([index % interval == 0 for index in range(7)], config)
+        assert_same([found for image in images for found in stream.push(image)], streamed(method, images, config))
+
+
+def test_frames_without_objects_are_no_key_frames() -> None:
+    method, images = method_of(config_of()), video(3)
+    schedule = oracle_schedule(method, images, [truth_of(Detections.empty())] * 3, config_of())
+    assert schedule.keys == (True, False, False)
+
+
+def test_frame_map_of_perfect_half_and_no_detections() -> None:
+    boxes = np.array([[0, 0, 20, 20], [30, 30, 60, 60]], np.float32)
+    truth = Truth(boxes, np.array([1, 2]), np.arange(2), np.zeros(2, np.bool_), np.zeros(2, np.bool_))
+    scores = np.array([0.9, 0.8], np.float32)
+    assert frame_map(Detections(boxes, scores, np.array([1, 2])), truth, 3) == pytest.approx(1.0)
+    assert frame_map(Detections(boxes[:1], scores[:1], np.array([1])), truth, 3) == pytest.approx(0.5)
+    assert frame_map(Detections.empty(), truth, 3) == 0.0

@@ -62,5 +62,5 @@ class RecursiveAggregation(nn.Module):
 
 
 def _share_of_own(of_earlier: Tensor, of_own: Tensor) -> Tensor:
-    """w_2 of embeddings along dimension 1: from 1/2 where both are alike to 1 / (1 + exp(-2)) where they are opposite."""
+    """w_2 of embeddings along dimension 1: 1/2 where both are alike, 1 / (1 + exp(-2)) where they are opposite."""
     return torch.sigmoid(1 - F.cosine_similarity(of_earlier, of_own, dim=1))

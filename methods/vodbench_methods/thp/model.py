@@ -4,9 +4,9 @@
     F'_i = G(W(F'_k), F_i) where U = 1,     W(F'_k) elsewhere
     y_i  = N_task(F'_i)
 
-for frame i and the key frame k before it. U is 1 on a key frame and [Q <= 0] on others, Q from the flow network; W warps
-and scales as in Deep Feature Flow; G is the recursive aggregation. U = 0 is plain propagation. In training, U is forced
-to 0 and to 1 in a third of the clips each, so that pairs of frames teach all of it (F'_k = F_k on the earlier frame).
+for frame i and the key frame k before it. U is 1 on a key frame and [Q <= 0] on others, Q from the flow network; W
+warps and scales as in Deep Feature Flow; G is the recursive aggregation. U = 0 is plain propagation. In training, U is
+forced to 0 and to 1 in a third of the clips each, so that pairs of frames teach all of it (F'_k = F_k in a pair).
 
 Where nothing is computed there is nothing new to gather: the paper does not say what G does there, and here it is left
 out.
@@ -14,15 +14,17 @@ out.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from vodbench.spec import Clip, Clock, Detections, Image
+from vodbench.knobs import MethodConfig
+from vodbench.spec import Clip, Clock, Detections, Image, Stream
+from vodbench_methods.detection.clock import NullClock
 from vodbench_methods.detection.records import Batch
-from vodbench_methods.detection.streaming import Answer, AnswerStream, Found
+from vodbench_methods.detection.streaming import Answer, AnswerStream, Found, inference_config
 from vodbench_methods.flow import Convention, FlowOutput
 from vodbench_methods.propagation.model import FlowDetector
 from vodbench_methods.thp.aggregation import RecursiveAggregation
@@ -101,6 +103,14 @@ class THP(FlowDetector):
         return mask.where(draw >= 2 * half, (draw < half).to(mask.dtype))
 
     # ---- inference
+
+    def scheduled_stream(
+        self, keys: Iterable[bool], config: MethodConfig | None = None, clock: Clock | None = None
+    ) -> Stream:
+        """As ``stream`` for a video whose key frames are known: one answer for each frame, the first is a key frame."""
+        own: THPConfig = inference_config(self.config, config)
+        clock = clock or NullClock()
+        return self.detector.linked(own, clock, lambda answer: UnifiedStream(self, own, clock, answer, keys=iter(keys)))
 
     def answer_stream(self, config: THPConfig, clock: Clock, answer: Answer[Found]) -> AnswerStream[Found]:
         return UnifiedStream(self, config, clock, answer)

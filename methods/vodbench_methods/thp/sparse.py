@@ -1,7 +1,7 @@
 """Computing a feature network at some positions only, at a cost that follows their number.
 
-A 1x1 convolution of rows is one matrix product; a larger kernel gathers its taps first. Which taps those are is the same
-for all layers of one shape, and is worked out once a frame.
+A 1x1 convolution of rows is one matrix product; a larger kernel gathers its taps first. Which taps those are is the
+same for all layers of one shape, and is worked out once a frame.
 """
 
 from __future__ import annotations
