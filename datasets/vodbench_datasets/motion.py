@@ -59,8 +59,7 @@ class Motion:
         if len(record) < start:
             raise _damaged(where, f"it ends within its {count} layers")
         placements = np.frombuffer(record, "<f4", _FLOATS_A_LAYER * count, _HEADER.size).reshape(count, 2, 3)
-        determinants = np.linalg.det(placements[:, :, :2].astype(np.float64))
-        if not np.isfinite(placements).all() or not determinants.all():
+        if not np.isfinite(placements).all() or not np.linalg.det(placements[:, :, :2].astype(np.float64)).all():
             raise _damaged(where, "a layer has no place")
         layers = _inflated(record[start:], height * width, where)
         return Motion(layers.reshape(height, width), placements.astype(np.float32))
@@ -75,9 +74,7 @@ def flow_between(reference: Motion, other: Motion) -> Floats:
     height, width = reference.layers.shape
     coefficients = _steps(reference, other)[reference.layers]  # (H, W, 2, 3)
     y, x = np.mgrid[:height, :width]
-    flow: npt.NDArray[np.float64] = (
-        coefficients[..., 0] * x[..., None] + coefficients[..., 1] * y[..., None] + coefficients[..., 2]
-    )
+    flow: npt.NDArray[np.float64] = np.einsum("hwij,jhw->hwi", coefficients, np.stack([x, y, np.ones_like(x)]))
     flow[~_seen(reference.layers, other.layers, x + flow[..., 0], y + flow[..., 1])] = np.nan
     return np.asarray(flow, np.float32)
 

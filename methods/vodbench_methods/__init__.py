@@ -3,6 +3,8 @@
 METHODS: dict[str, str] = {
     "faster-rcnn": "vodbench_methods.detection.faster_rcnn:SPEC",
     "r-fcn": "vodbench_methods.rfcn.model:SPEC",
+    "r-fcn-flow": "vodbench_methods.propagation.optical_flow:SPEC",
+    "dff": "vodbench_methods.propagation.dff:SPEC",
     "thp": "vodbench_methods.thp.specs:SPEC",
     "relation-network": "vodbench_methods.relation_network.model:SPEC",
     "rdn-basic": "vodbench_methods.rdn.specs:BASIC",

@@ -149,9 +149,13 @@ def _resolve_trial(path: str) -> tuple[Checkpoint, MethodConfig]:
     if trial.get("status") != "complete" or not trial.get("checkpoint"):
         reason = trial.get("reason") or "it did not finish"
         raise UserError(f"trial '{path}' has no result ({reason}); choose one that is complete")
-    study = posixpath.dirname(posixpath.dirname(path))
-    checkpoint = load_checkpoint(checkpoint_url(study, trial["checkpoint"]), trial["method"])
+    checkpoint = load_checkpoint(checkpoint_url(study_of(path), trial["checkpoint"]), trial["method"])
     return checkpoint, type(checkpoint.config).from_mapping(trial["config"])
+
+
+def study_of(trial: str) -> str:
+    """The study's folder of a trial's folder ``STUDY/trials/NAME``, as it may be called from inside the study, too."""
+    return posixpath.dirname(posixpath.dirname(trial)) or "."
 
 
 def _read_json(url: str) -> dict[str, Any]:

@@ -116,6 +116,10 @@ class MethodConfig:
     def inference_settings(self) -> dict[str, Any]:
         return self._of_kind("inference")
 
+    def warnings(self) -> tuple[str, ...]:
+        """What to say when a training starts from fresh weights with these settings, a line each; it goes ahead."""
+        return ()
+
     def _of_kind(self, kind: Kind) -> dict[str, Any]:
         declared = self.knobs()
         return {name: value for name, value in self.to_mapping().items() if declared[name].kind == kind}

@@ -83,9 +83,9 @@ class ClipSpec:
     """What a training stage wants drawn around each reference frame.
 
     ``num_supports`` frames at offsets drawn without replacement from [offset_low, offset_high] without 0 (with it where
-    ``own_frame`` says so), then clamped to the snippet's ends (a still image stands in for its own supports). With ``whole_snippet`` they are drawn
-    from all other frames of the snippet instead, whatever the range; where there are too few, some come again. The clip
-    shares one flip decision.
+    ``own_frame`` says so), then clamped to the snippet's ends (a still image stands in for its own supports). With
+    ``whole_snippet`` they are drawn from all other frames of the snippet instead, whatever the range; where there are
+    too few, some come again. The clip shares one flip decision.
 
     With ``categories`` and ``videos`` (K and N of HVR-Net, both or neither) clips come in groups of K x N: clip n is
     part of group ``n // (K * N)``, whose clips show K different categories, for each of them N different videos, in

@@ -13,6 +13,8 @@ import pytest
 
 from vodbench.data_source import DataSource
 from vodbench.errors import UserError
+from vodbench.evaluation.motion import in_ranges
+from vodbench.evaluation.overlap import motion_iou
 from vodbench.images import decode
 from vodbench_datasets.generated import GeneratorConfig, generate, writer
 from vodbench_datasets.generated.bursts import no_strengths
@@ -135,6 +137,7 @@ def test_it_writes_into_no_folder_of_anything_else(tmp_path: Path) -> None:
         ({"tracks": (0, 2)}, "tracks is"),
         ({"jpeg_quality": 101}, "jpeg_quality is 101"),
         ({"seed": -1}, "seed is -1"),
+        ({"liveliness": (0.0, 1.0)}, "liveliness is"),
     ],
 )
 def test_configurations_that_make_no_sense(changes: dict[str, object], message: str) -> None:
@@ -187,6 +190,35 @@ def test_tracks_move_and_keep_their_class() -> None:
     steps = np.hypot(*np.diff(centres, axis=0).T)
     assert steps.max() < 0.02 * 128 + 2  # its speed, and a pixel of rounding at each side
     assert steps.mean() > 1
+
+
+def test_liveliness_slows_objects_down_and_leaves_the_rest_as_it_was() -> None:
+    for number in range(5):
+        full, half = calm(number), calm(number, liveliness=(0.5, 0.5))
+        np.testing.assert_array_equal(full.background, half.background)
+        np.testing.assert_array_equal(full.paths[0].centres[0], half.paths[0].centres[0])
+        np.testing.assert_allclose(  # the first step: neither turns back at a border
+            np.hypot(*np.diff(half.paths[0].centres, axis=0)[0]),
+            np.hypot(*np.diff(full.paths[0].centres, axis=0)[0]) / 2,
+            rtol=1e-2,
+        )
+        for turns in (full.paths[0].angles, half.paths[0].angles):
+            assert np.ptp(np.diff(turns)) < 1e-5
+        np.testing.assert_allclose(
+            np.diff(half.paths[0].angles).mean(), np.diff(full.paths[0].angles).mean() / 2, rtol=1e-2
+        )
+
+
+def test_mixed_liveliness_makes_slow_medium_and_fast_objects() -> None:
+    """By the definition of the evaluation: IoU with itself within 10 frames."""
+    config = GeneratorConfig(size=64, bursts=(1, 2), liveliness=(0.02, 2.0))
+    scenes = [draw_scene(config, 0, number) for number in range(20)]
+    seen = [(n, f, render(scene, f)) for n, scene in enumerate(scenes) for f in range(config.frames)]
+    rows = np.array([(n, f) for n, f, rendered in seen for _ in rendered.boxes])
+    boxes = np.concatenate([rendered.boxes for *_, rendered in seen])
+    tracks = np.concatenate([rendered.track_ids for *_, rendered in seen])
+    shares = in_ranges(motion_iou(boxes, rows[:, 0], rows[:, 1], tracks)).mean(axis=0)
+    assert shares.min() > 0.2, shares
 
 
 # ---- the deteriorations ----

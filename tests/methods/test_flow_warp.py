@@ -13,17 +13,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vodbench.errors import UserError
-from vodbench_methods.flow import warp as warp_module
-from vodbench_methods.flow.warp import CONVENTIONS, warp
+from vodbench_methods.flow import warping
+from vodbench_methods.flow.warping import CONVENTIONS, warp
 
 Sample = Callable[[Tensor, Tensor, Tensor], Tensor]
-PATHS = {"rows": warp_module._by_rows, "grid": warp_module._by_grid}  # a CPU's, and that of accelerators
+PATHS = {"rows": warping._by_rows, "grid": warping._by_grid}  # a CPU's, and that of accelerators
 
 
 @pytest.fixture(params=sorted(PATHS))
 def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Both ways of sampling, whatever the machine of the test."""
-    monkeypatch.setattr(warp_module, "_by_rows", PATHS[request.param])
+    monkeypatch.setattr(warping, "_by_rows", PATHS[request.param])
     return str(request.param)
 
 
@@ -170,5 +170,5 @@ def test_zero_flow_is_not_the_identity_there(path: str) -> None:
 
 def test_unknown_convention_names_the_accepted() -> None:
     maps, flow = random_pair(1, 1, 2, 2)
-    with pytest.raises(UserError, match="did you mean 'mega'.*exact, mega, mmtracking"):
+    with pytest.raises(UserError, match=r"did you mean 'mega'.*exact, mega, mmtracking"):
         warp(maps, flow, "megaa")  # type: ignore[arg-type]

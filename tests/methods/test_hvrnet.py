@@ -19,12 +19,10 @@ from vodbench.cluster import start_ray, stop_ray
 from vodbench.data_source import DataSource
 from vodbench.errors import UserError
 from vodbench.registry import method_spec
-from vodbench.spec import Clip, ClipFrame, Detections, Image, Truth
+from vodbench.spec import Clip, Detections
 from vodbench.training import plan_stages, train
-from vodbench.transforms import Resized
 from vodbench_datasets.generated import GeneratorConfig, generate
 from vodbench_datasets.shards import write_shards
-from vodbench_methods.detection.faster_rcnn import FasterRCNN
 from vodbench_methods.detection.records import FrameFeatures, Proposals
 from vodbench_methods.detection.warm_start import narrowed
 from vodbench_methods.hvrnet.config import HVRConfig
@@ -34,75 +32,20 @@ from vodbench_methods.hvrnet.specs import SPEC
 from vodbench_methods.hvrnet.training import video_features
 from vodbench_methods.hvrnet.triplets import Video, in_reach, mine, relation_loss, video_triplets
 
-SMALL = {
-    "short_side": 48,
-    "max_side": 64,
-    "proposals": 10,
-    "candidates": 50,
-    "train_proposals": 10,
-    "train_candidates": 50,
-    "fc_channels": 16,
-    "categories": 2,
-    "videos": 2,
-    "test_frames": 3,
-    "K": 5,
-    "K_train": 5,
-    "score_threshold": 0.01,
-    "max_detections": 60,
-}
-DIM = 16
-
-
-def config_of(**changes: Any) -> HVRConfig:
-    return HVRConfig.from_mapping({**SPEC.presets["tiny"], **SMALL, **changes})
-
-
-def perturbed(config: HVRConfig) -> HVRNet:
-    torch.manual_seed(1)
-    method = HVRNet(config, 3)
-    with torch.no_grad():
-        for parameter in method.parameters():
-            parameter.add_(torch.randn_like(parameter), alpha=0.1)
-    return method.eval()
+METHOD = "hvrnet"
+DIM = 32
 
 
 def some(count: int, seed: int = 0, dim: int = DIM) -> Tensor:
     return torch.randn(count, dim, generator=torch.Generator().manual_seed(seed))
 
 
-def encoded(numbers: Sequence[int]) -> list[FrameFeatures]:
-    """Made-up frames with the given numbers of proposals, best first; features before any ReLU."""
-    generator = torch.Generator().manual_seed(0)
-    frames = []
-    for index, number in enumerate(numbers):
-        corner = torch.rand(number, 2, generator=generator) * 30
-        boxes = torch.cat([corner, corner + 2 + torch.rand(number, 2, generator=generator) * 15], dim=1)
-        objectness = torch.rand(number, generator=generator).sort(descending=True).values
-        resized = Resized(np.empty((0, 0, 3), np.uint8), 1.0, 1.0)
-        frames.append(FrameFeatures(boxes, objectness, some(number, index), (48, 48), resized))
-    return frames
-
-
-def images(count: int, seed: int = 0, height: int = 48, width: int = 48) -> list[Image]:
-    return list(np.random.default_rng(seed).integers(0, 255, (count, height, width, 3), dtype=np.uint8))
-
-
-def clip_of(frames: Sequence[Image], number: int = 0, category: int | None = None, boxes: bool = True) -> Clip:
-    count = 2 if boxes else 0
-    truth = Truth(
-        np.array([[8, 8, 30, 30], [2, 20, 20, 44]], np.float32)[:count],
-        np.array([category or 2, 3], np.int64)[:count],
-        np.arange(count),
-        np.zeros(count, bool),
-        np.zeros(count, bool),
-    )
-    made = [ClipFrame(i, image, truth) for i, image in enumerate(frames)]
-    return Clip(number, f"s{number}", made[1], (made[0], made[2]), False, category)
-
-
-def group_of(first: int = 0, **changes: Any) -> list[Clip]:
+def group_of(tiny: Any, first: int = 0, boxes: bool = True) -> list[Clip]:
     """Two categories x two videos."""
-    return [clip_of(images(3, seed=n), n, 1 + (n - first) // 2, **changes) for n in range(first, first + 4)]
+    return [
+        tiny.clip(tiny.images(3, seed=n), number=n, category=1 + (n - first) // 2, boxes=boxes)
+        for n in range(first, first + 4)
+    ]
 
 
 # ---- the module -------------------------------------------------------------------------------------------------
@@ -347,11 +290,11 @@ def literal_features(method: HVRNet, frame: Tensor, supports: Sequence[Tensor], 
 @pytest.mark.parametrize(("intra", "inter"), [(0, 0), (0, 1), (1, 0), (2, 1), (3, 1), (3, 2)])
 @pytest.mark.parametrize("test_inter", ["dense", "nearest", "off"])
 @torch.no_grad()
-def test_related_features_equal_the_equations(skip: str, intra: int, inter: int, test_inter: str) -> None:
-    config = config_of(skip=skip, intra_modules=intra, inter_modules=inter, test_inter=test_inter)
-    method = perturbed(config)
+def test_related_features_equal_the_equations(tiny: Any, skip: str, intra: int, inter: int, test_inter: str) -> None:
+    method = tiny.method(skip=skip, intra_modules=intra, inter_modules=inter, test_inter=test_inter)
+    config = method.config
     for numbers in ([7, 5, 3], [7, 0, 4], [6], [0, 3]):
-        frame, *others = encoded(numbers)
+        frame, *others = tiny.frames(numbers)
         supports = [method.support(other.top(config.K)) for other in others]
         got = method.relate(frame, method.gather(supports), config)
         rows = [row for support in supports for row in support]
@@ -360,9 +303,9 @@ def test_related_features_equal_the_equations(skip: str, intra: int, inter: int,
 
 
 @torch.no_grad()
-def test_in_training_an_object_attends_to_its_two_mined_proposals() -> None:
+def test_in_training_an_object_attends_to_its_two_mined_proposals(tiny: Any) -> None:
     """Eq. 4 for anchors: ReLU(z + b(z, {P+, P-})), with z = fc(y)."""
-    method = perturbed(config_of())
+    method = tiny.method()
     features = F.relu(some(12))
     labels = torch.tensor([1, 2, 0] * 4)
     mined = mine(
@@ -397,11 +340,11 @@ def assert_same(got: Detections, expected: Detections) -> None:
 @pytest.mark.parametrize("test_inter", ["dense", "off"])
 @pytest.mark.parametrize("test_supports", ["video", "window"])
 @pytest.mark.parametrize("numbers", [[4, 2, 0, 6, 1, 0, 3], [4, 0], [3], [0, 0]])
-def test_stream_equals_the_equations(test_inter: str, test_supports: str, numbers: list[int]) -> None:
+def test_stream_equals_the_equations(tiny: Any, test_inter: str, test_supports: str, numbers: list[int]) -> None:
     """Frames without proposals, and videos shorter than the window, included."""
-    config = config_of(test_inter=test_inter, test_supports=test_supports)
-    method = perturbed(config)
-    frames = encoded(numbers)
+    method = tiny.method(test_inter=test_inter, test_supports=test_supports)
+    config = method.config
+    frames = tiny.frames(numbers)
     count = len(frames)
     spread = sorted({round(i * (count - 1) / 2 + 1e-9) for i in range(3)}) if count > 3 else range(count)
     for reference, got in enumerate(replay(method, frames, config)):
@@ -414,24 +357,24 @@ def test_stream_equals_the_equations(test_inter: str, test_supports: str, number
             assert_same(got, method.detections(frame, features, config))
 
 
-def test_the_supports_of_a_video_are_transformed_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    config = config_of()
-    method = perturbed(config)
+def test_the_supports_of_a_video_are_transformed_once(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    method = tiny.method()
+    config = method.config
     gathered: list[int] = []
     gather = method.gather
     monkeypatch.setattr(method, "gather", lambda supports: gathered.append(len(supports)) or gather(supports))
-    assert len(replay(method, encoded([4] * 9), config)) == 9
+    assert len(replay(method, tiny.frames([4] * 9), config)) == 9
     assert gathered == [3]
 
 
 # ---- training ---------------------------------------------------------------------------------------------------
 
 
-def test_training_and_streaming_share_one_forward_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_and_streaming_share_one_forward_pass(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A clip without a group: the features that training scores are those a stream scores without the inter module."""
-    config = config_of(K_train=3, K=3, test_frames=2, test_supports="window", test_inter="off")
-    method = perturbed(config)
-    frames = images(3)
+    method = tiny.method(K_train=3, K=3, test_frames=2, test_supports="window", test_inter="off")
+    config = method.config
+    frames = tiny.images(3)
     with torch.no_grad():
         streamed = [method.encode(image, config) for image in frames]
         pool = method.gather([method.support(streamed[i].top(3)) for i in (0, 2)])
@@ -441,7 +384,7 @@ def test_training_and_streaming_share_one_forward_pass(monkeypatch: pytest.Monke
         labelled = [_Labelled(same[0].boxes, torch.ones(len(same[0].boxes), dtype=torch.int64))]
         monkeypatch.setattr(method, "sample_rois", lambda proposals, targets: labelled)
         monkeypatch.setattr(method, "losses_of", lambda seen, features: {"features": features})
-        trained = method.losses([clip_of(frames)])
+        trained = method.losses([tiny.clip([frames[i] for i in (1, 0, 2)])])
     torch.testing.assert_close(trained["features"], expected, atol=1e-4, rtol=1e-3)
     assert float(trained["relation"]) == 0.0
 
@@ -454,10 +397,10 @@ class _Labelled:
 @pytest.mark.parametrize("attention", ["mined", "dense"])
 @pytest.mark.parametrize("loss", ["distance", "literal", "off"])
 @pytest.mark.parametrize("triplets", ["hard", "random"])
-def test_every_option_trains(attention: str, loss: str, triplets: str) -> None:
-    method = perturbed(config_of(inter_attention=attention, relation_loss=loss, video_triplets=triplets))
+def test_every_option_trains(tiny: Any, attention: str, loss: str, triplets: str) -> None:
+    method = tiny.method(inter_attention=attention, relation_loss=loss, video_triplets=triplets)
     method.begin_stage(SPEC.stages(method.config)[-1])
-    losses = method.losses(group_of())
+    losses = method.losses(group_of(tiny))
     assert set(losses) == {"class", "box"} | ({"relation"} if loss != "off" else set())
     torch.stack(list(losses.values())).sum().backward()
     trained = [p for p in method.parameters() if p.requires_grad]
@@ -465,43 +408,41 @@ def test_every_option_trains(attention: str, loss: str, triplets: str) -> None:
     assert method.inter[0].output.weight.grad.any()  # type: ignore[union-attr]
 
 
-def test_without_inter_modules_clips_do_not_meet() -> None:
-    config = config_of(inter_modules=0, rpn_batch=10**6, roi_batch=10**5, frozen_batch_norm=True)
-    method = perturbed(config)
-    together = method.losses(group_of())
+def test_without_inter_modules_clips_do_not_meet(tiny: Any) -> None:
+    method = tiny.method(inter_modules=0, rpn_batch=10**6, roi_batch=10**5, frozen_batch_norm=True)
+    together = method.losses(group_of(tiny))
     assert set(together) == {"class", "box", "rpn_objectness", "rpn_box"}
-    alone = [method.losses([clip]) for clip in group_of()]
+    alone = [method.losses([clip]) for clip in group_of(tiny)]
     for name, loss in together.items():
         torch.testing.assert_close(loss, torch.stack([a[name] for a in alone]).mean(), atol=1e-5, rtol=1e-4)
 
 
-def test_with_them_clips_of_a_group_do_and_groups_do_not() -> None:
-    config = config_of(rpn_batch=10**6, roi_batch=10**5, frozen_batch_norm=True)
-    method = perturbed(config)
-    group = method.losses(group_of())
-    alone = [method.losses([clip]) for clip in group_of()]
+def test_with_them_clips_of_a_group_do_and_groups_do_not(tiny: Any) -> None:
+    method = tiny.method(rpn_batch=10**6, roi_batch=10**5, frozen_batch_norm=True)
+    group = method.losses(group_of(tiny))
+    alone = [method.losses([clip]) for clip in group_of(tiny)]
     assert abs(float(group["class"]) - float(torch.stack([a["class"] for a in alone]).mean())) > 1e-4
     assert float(group["relation"]) > 0
     assert all(float(a["relation"]) == 0 for a in alone)
-    both = method.losses(group_of() + group_of(4))
-    second = method.losses(group_of(4))
+    both = method.losses(group_of(tiny) + group_of(tiny, 4))
+    second = method.losses(group_of(tiny, 4))
     for name, loss in both.items():
         torch.testing.assert_close(loss, (group[name] + second[name]) / 2, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("kept", [[0], [0, 1], [0, 2], [0, 1, 2], [3]])
 @pytest.mark.parametrize("boxes", [True, False])
-def test_incomplete_groups_and_frames_without_objects_train(kept: list[int], boxes: bool) -> None:
-    method = perturbed(config_of())
-    losses = method.losses([group_of(boxes=boxes)[i] for i in kept])
+def test_incomplete_groups_and_frames_without_objects_train(tiny: Any, kept: list[int], boxes: bool) -> None:
+    method = tiny.method()
+    losses = method.losses([group_of(tiny, boxes=boxes)[i] for i in kept])
     torch.stack(list(losses.values())).sum().backward()
     assert all(loss.isfinite() for loss in losses.values())
     assert all(p.grad is None or p.grad.isfinite().all() for p in method.parameters())
 
 
-def test_video_features_are_means_over_what_is_no_padding() -> None:
-    method = perturbed(config_of())
-    clips = [clip_of(images(3, seed=n, height=48, width=width), n, 1) for n, width in enumerate((40, 64))]
+def test_video_features_are_means_over_what_is_no_padding(tiny: Any) -> None:
+    method = tiny.method()
+    clips = [tiny.clip(tiny.images(3, seed=n, width=width), number=n, category=1) for n, width in enumerate((40, 64))]
     with torch.no_grad():
         seen = method.look_at(clips)
         got = video_features(method, seen)
@@ -517,26 +458,26 @@ def test_video_features_are_means_over_what_is_no_padding() -> None:
     assert seen.batch.sizes[0] != seen.batch.sizes[1], "nothing was padded"
 
 
-def test_a_frozen_detector_does_not_move() -> None:
-    method = HVRNet(config_of(), 3)
+def test_a_frozen_detector_does_not_move(tiny: Any) -> None:
+    method = HVRNet(tiny.config(), 3)
     method.begin_stage(SPEC.stages(method.config)[-1])
     method.train()
     before = {n: t.clone() for n, t in method.state_dict().items()}
     optimizer = torch.optim.SGD([p for p in method.parameters() if p.requires_grad], lr=0.1)
-    torch.stack(list(method.losses(group_of()).values())).sum().backward()
+    torch.stack(list(method.losses(group_of(tiny)).values())).sum().backward()
     optimizer.step()
     moved = {n.split(".")[0] for n, t in method.state_dict().items() if not torch.equal(t, before[n])}
     assert moved == {"fcs", "intra", "inter_fcs", "inter", "predictor"}
 
 
 @pytest.mark.parametrize("freeze_conv4", [True, False])
-def test_conv5_learns_on_a_frozen_conv4(freeze_conv4: bool) -> None:
-    method = HVRNet(config_of(freeze_detector=False, freeze_conv4=freeze_conv4), 3)
+def test_conv5_learns_on_a_frozen_conv4(tiny: Any, freeze_conv4: bool) -> None:
+    method = HVRNet(tiny.config(freeze_detector=False, freeze_conv4=freeze_conv4), 3)
     method.begin_stage(SPEC.stages(method.config)[-1])
     method.train()
     before = {n: t.clone() for n, t in method.state_dict().items()}
     optimizer = torch.optim.SGD([p for p in method.parameters() if p.requires_grad], lr=0.1)
-    losses = method.losses(group_of())
+    losses = method.losses(group_of(tiny))
     torch.stack(list(losses.values())).sum().backward()
     optimizer.step()
     moved = {".".join(n.split(".")[:2]) for n, t in method.state_dict().items() if not torch.equal(t, before[n])}
@@ -544,22 +485,6 @@ def test_conv5_learns_on_a_frozen_conv4(freeze_conv4: bool) -> None:
     assert moved >= {"backbone.conv5", "fcs.0"}
     assert moved & early == (set() if freeze_conv4 else early)
     assert ("rpn_box" in losses) == (not freeze_conv4)
-
-
-def test_warm_start_begins_at_the_detectors_answers() -> None:
-    """With modules that add nothing, HVR-Net from a detector *is* the detector: further layers are identities."""
-    config = config_of()
-    torch.manual_seed(3)
-    detector = FasterRCNN(narrowed(config, method_spec("faster-rcnn").config), 3).eval()  # type: ignore[arg-type]
-    method = HVRNet(config, 3).eval()
-    method.load_initial(detector.state_dict())
-    for module in (*method.intra, *method.inter):
-        torch.nn.init.zeros_(module.output.weight)  # type: ignore[union-attr, arg-type]
-    frames = images(4)
-    stream, single = method.stream(), detector.stream()
-    got = [d for image in frames for d in stream.push(image)] + stream.close()
-    for a, b in zip(got, [d for image in frames for d in single.push(image)], strict=True):
-        assert_same(a, b)
 
 
 # ---- stages and knobs -------------------------------------------------------------------------------------------
@@ -575,10 +500,10 @@ def test_the_papers_batches_are_groups_of_nine_videos() -> None:
     assert twice.schedule.batch_size == 16
 
 
-def test_the_detector_is_that_of_the_other_methods() -> None:
-    ours = plan_stages("hvrnet", config_of(test_frames=9, gamma=3.0), "d", 0)[0]
+def test_the_detector_is_that_of_the_other_methods(tiny: Any) -> None:
+    ours = plan_stages("hvrnet", tiny.config(test_frames=9, gamma=3.0), "d", 0)[0]
     alone = method_spec("faster-rcnn")
-    (theirs,) = plan_stages("faster-rcnn", narrowed(config_of(), alone.config), "d", 0)
+    (theirs,) = plan_stages("faster-rcnn", narrowed(tiny.config(), alone.config), "d", 0)
     assert ours.fingerprint == theirs.fingerprint
 
 
@@ -604,11 +529,11 @@ def test_bad_values_are_refused(values: dict[str, Any], message: str) -> None:
     assert "\n" not in str(error.value)
 
 
-def test_one_category_trains_without_inter_modules() -> None:
-    config = config_of(categories=1, videos=1, inter_modules=0)
-    (_, stage) = plan_stages("hvrnet", config, "d", 0)
+def test_one_category_trains_without_inter_modules(tiny: Any) -> None:
+    method = tiny.method(categories=1, videos=1, inter_modules=0)
+    (_, stage) = plan_stages("hvrnet", method.config, "d", 0)
     assert stage.stage.clips.group_size == 1
-    losses = perturbed(config).losses([clip_of(images(3), category=1)])
+    losses = method.losses([tiny.clip(tiny.images(3), category=1)])
     assert all(loss.isfinite() for loss in losses.values())
 
 
@@ -623,12 +548,12 @@ def no_ray_left() -> Iterator[None]:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("no_ray_left")
-def test_two_workers_train_on_groups_from_shards(tmp_path: Path) -> None:
+def test_two_workers_train_on_groups_from_shards(tiny: Any, tmp_path: Path) -> None:
     """Three groups a step for two workers: one has two of them, and the other the next time. Through Ray Data."""
     generate(str(tmp_path / "tree"), GeneratorConfig(snippets=10, val_snippets=1, frames=4, size=64), workers=1)
     write_shards(DataSource(root=str(tmp_path / "tree")).open(), str(tmp_path / "shards"))  # type: ignore[arg-type]
     source = DataSource(root=str(tmp_path / "shards"))
-    config = config_of(short_side=64, iterations=3, batch_size=2, relation_iterations=4, groups=3)
+    config = tiny.config(short_side=64, iterations=3, batch_size=2, relation_iterations=4, groups=3)
     start_ray(num_cpus=2)
     url = checkpoint_url(str(tmp_path), train("hvrnet", config, source, store=str(tmp_path), workers=2))
     history = json.loads((tmp_path / "checkpoints" / Path(url).parent.name / "training.json").read_text())["history"]
@@ -637,5 +562,5 @@ def test_two_workers_train_on_groups_from_shards(tmp_path: Path) -> None:
     assert sum(point["relation"] for point in history) > 0, "no triplet was ever found"
     method: Any = load_checkpoint(url, "hvrnet").build()
     stream = method.stream()
-    found = [d for image in images(3) for d in stream.push(image)] + stream.close()
+    found = [d for image in tiny.images(3) for d in stream.push(image)] + stream.close()
     assert len(found) == 3

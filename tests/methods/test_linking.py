@@ -250,6 +250,17 @@ def test_without_weights_relations_change_nothing() -> None:
     assert_same(blr(silent), tube(frames))
 
 
+def test_weights_that_are_all_alike_change_nothing() -> None:
+    """A factor that all edges share leaves the best path the best, however large it is."""
+    frames = synthetic_snippet(num_frames=12, num_boxes=20, num_classes=2, num_lent=20)
+    last = len(frames) - 1
+    alike = [
+        FrameBoxes(f.boxes, f.scores, f.labels, np.arange(20), None if t == last else np.full((20, 20), 2.0))
+        for t, f in enumerate(frames)
+    ]
+    assert_same(blr(alike), tube(frames))
+
+
 def test_a_tube_that_jumps_over_a_frame_has_no_relation() -> None:
     """``drop`` leaves out frame 1, whose class is another: frame 0's weights on frame 1 say nothing of frame 2."""
     lure = np.array([[0.0, 5.0]])

@@ -14,9 +14,7 @@ from torch import Tensor
 from vodbench.errors import UserError
 from vodbench.knobs import MethodConfig
 from vodbench.registry import method_spec
-from vodbench.spec import Clip, ClipFrame, Detections, Image, Truth
-from vodbench.transforms import Resized
-from vodbench_methods.detection.faster_rcnn import FasterRCNN
+from vodbench.spec import Detections
 from vodbench_methods.detection.records import FrameFeatures, Proposals
 from vodbench_methods.detection.warm_start import narrowed
 from vodbench_methods.rdn.basic import RDNBasic
@@ -28,57 +26,7 @@ from vodbench_methods.rdn.specs import BASIC, FULL
 from vodbench_methods.rdn.stream import window
 from vodbench_methods.relation.reference import relation_reference
 
-SMALL = {
-    "short_side": 48,
-    "max_side": 64,
-    "proposals": 10,
-    "candidates": 50,
-    "train_proposals": 10,
-    "train_candidates": 50,
-    "fc_channels": 32,
-    "heads": 4,
-    "T": 2,
-    "K": 5,
-    "r": 40.0,
-    "T_train": 2,
-    "K_train": 5,
-    "score_threshold": 0.01,
-    "max_detections": 60,
-}
-
-
-def full_config(**changes: Any) -> RDNConfig:
-    return RDNConfig.from_mapping({**FULL.presets["tiny"], **SMALL, **changes})
-
-
-def basic_config(**changes: Any) -> RDNBasicConfig:
-    return narrowed(full_config(**changes), RDNBasicConfig)
-
-
-def perturbed(method: RDNBasic) -> Any:
-    torch.manual_seed(1)
-    with torch.no_grad():
-        for parameter in method.parameters():
-            parameter.add_(torch.randn_like(parameter), alpha=0.1)
-    return method.eval()
-
-
-def images(count: int) -> list[Image]:
-    return list(np.random.default_rng(0).integers(0, 255, (count, 48, 48, 3), dtype=np.uint8))
-
-
-def encoded(count: int, numbers: Sequence[int], dim: int = 32) -> list[FrameFeatures]:
-    """Made-up frames with the given numbers of proposals, best first."""
-    generator = torch.Generator().manual_seed(0)
-    frames = []
-    for number in numbers[:count]:
-        corner = torch.rand(number, 2, generator=generator) * 30
-        boxes = torch.cat([corner, corner + 2 + torch.rand(number, 2, generator=generator) * 15], dim=1)
-        objectness = torch.rand(number, generator=generator).sort(descending=True).values
-        features = torch.randn(number, dim, generator=generator).relu()
-        resized = Resized(np.empty((0, 0, 3), np.uint8), 1.0, 1.0)
-        frames.append(FrameFeatures(boxes, objectness, features, (48, 48), resized))
-    return frames
+METHOD = "rdn"
 
 
 def replay(method: RDNBasic, frames: Sequence[FrameFeatures], config: RDNBasicConfig) -> list[Detections]:
@@ -97,13 +45,13 @@ def assert_same(got: Detections, expected: Detections) -> None:
 
 
 @pytest.mark.parametrize("num_frames", [1, 2, 4, 9])
-def test_windows_equal_brute_force(num_frames: int) -> None:
+def test_windows_equal_brute_force(tiny: Any, num_frames: int) -> None:
     for reference in range(num_frames):
         around = range(reference - 3, reference + 4)
-        frames, copies = window(reference, num_frames, basic_config(T=3))
+        frames, copies = window(reference, num_frames, tiny.config(T=3))
         assert list(frames) == [t for t in around if 0 <= t < num_frames]
         assert copies == [1] * len(frames)
-        frames, copies = window(reference, num_frames, basic_config(T=3, video_ends="replicate"))
+        frames, copies = window(reference, num_frames, tiny.config(T=3, video_ends="replicate"))
         repeated = [t for t, c in zip(frames, copies, strict=True) for _ in range(c)]
         assert repeated == [min(max(t, 0), num_frames - 1) for t in around]
 
@@ -138,10 +86,10 @@ def literal_full(
 @pytest.mark.parametrize("top_r", ["frame", "pool"])
 @pytest.mark.parametrize("ends", ["truncate", "replicate"])
 @pytest.mark.parametrize("N_b", [1, 3])
-def test_related_features_equal_the_equations(order: str, top_r: str, ends: str, N_b: int) -> None:
-    config = full_config(relation_order=order, top_r=top_r, video_ends=ends, N_b=N_b)
-    method: RDN = perturbed(RDN(config, 3))
-    frames = encoded(6, [7, 5, 3, 10, 1, 6])
+def test_related_features_equal_the_equations(tiny: Any, order: str, top_r: str, ends: str, N_b: int) -> None:
+    method: RDN = tiny.method(relation_order=order, top_r=top_r, video_ends=ends, N_b=N_b)
+    config = method.config
+    frames = tiny.frames([7, 5, 3, 10, 1, 6])
     with torch.no_grad():
         for reference in range(len(frames)):
             indices, copies = window(reference, len(frames), config)
@@ -153,18 +101,18 @@ def test_related_features_equal_the_equations(order: str, top_r: str, ends: str,
             torch.testing.assert_close(got, expected, atol=1e-4, rtol=1e-4)
 
 
-def test_basic_without_modules_is_the_first_layer_alone() -> None:
-    method: RDNBasic = perturbed(RDNBasic(basic_config(N_b=0), 3))
-    (frame,) = encoded(1, [4])
+def test_basic_without_modules_is_the_first_layer_alone(tiny: Any) -> None:
+    method = RDNBasic(narrowed(tiny.config(N_b=0), RDNBasicConfig), 3).eval()
+    (frame,) = tiny.frames([4])
     pool = method.gather([method.support(frame)], [1], method.config)
-    assert torch.equal(method.relate(frame.features, frame.boxes, pool), frame.features)
-    assert len(replay(method, encoded(3, [4, 4, 4]), method.config)) == 3
+    assert torch.equal(method.relate(frame.features, frame.boxes, pool), F.relu(frame.features))
+    assert len(replay(method, tiny.frames([4, 4, 4]), method.config)) == 3
 
 
 @pytest.mark.parametrize("N_b", [0, 2])
-def test_advanced_stage_works_on_any_basic_stage(N_b: int) -> None:
-    method: RDN = perturbed(RDN(full_config(N_b=N_b), 3))
-    assert len(replay(method, encoded(4, [5, 4, 3, 6]), method.config)) == 4
+def test_advanced_stage_works_on_any_basic_stage(tiny: Any, N_b: int) -> None:
+    method: RDN = tiny.method(N_b=N_b)
+    assert len(replay(method, tiny.frames([5, 4, 3, 6]), method.config)) == 4
 
 
 # ---- streams --------------------------------------------------------------------------------------------------
@@ -173,11 +121,11 @@ def test_advanced_stage_works_on_any_basic_stage(N_b: int) -> None:
 @pytest.mark.parametrize("ends", ["truncate", "replicate"])
 @pytest.mark.parametrize("top_r", ["frame", "pool"])
 @pytest.mark.parametrize("numbers", [[5] * 9, [7, 2, 0, 9, 1, 0, 0, 6, 3], [4, 0], [3], [0, 0, 0]])
-def test_stream_equals_a_window_from_scratch(ends: str, top_r: str, numbers: list[int]) -> None:
+def test_stream_equals_a_window_from_scratch(tiny: Any, ends: str, top_r: str, numbers: list[int]) -> None:
     """Fewer than K proposals, none at all, and videos shorter than the window included."""
-    config = full_config(video_ends=ends, top_r=top_r)
-    method: RDN = perturbed(RDN(config, 3))
-    frames = encoded(len(numbers), numbers)
+    method: RDN = tiny.method(video_ends=ends, top_r=top_r)
+    config = method.config
+    frames = tiny.frames(numbers)
     for reference, got in enumerate(replay(method, frames, config)):
         with torch.inference_mode():
             indices, copies = window(reference, len(frames), config)
@@ -188,27 +136,27 @@ def test_stream_equals_a_window_from_scratch(ends: str, top_r: str, numbers: lis
             assert_same(got, method.detections(frame, features, config))
 
 
-def test_streams_use_the_partial_sums_where_they_hold() -> None:
+def test_streams_use_the_partial_sums_where_they_hold(tiny: Any) -> None:
     """The oracle above must have tested the cache, and the cache must not be used where it would be wrong."""
-    method: RDN = perturbed(RDN(full_config(), 3))
+    method: RDN = tiny.method()
     assert isinstance(method.memory(method.config), RefiningMemory)
-    assert not isinstance(method.memory(full_config(top_r="pool")), RefiningMemory)
+    assert not isinstance(method.memory(tiny.config(top_r="pool")), RefiningMemory)
 
 
-def test_long_streams_do_not_drift() -> None:
-    config = full_config(T=1)
-    method: RDN = perturbed(RDN(config, 3))
-    cycle = encoded(5, [5, 4, 5, 3, 5])
+def test_long_streams_do_not_drift(tiny: Any) -> None:
+    method: RDN = tiny.method(T=1)
+    config = method.config
+    cycle = tiny.frames([5, 4, 5, 3, 5])
     found = replay(method, cycle * 20, config)
     for index in range(5, 10):
         np.testing.assert_allclose(found[index].scores, found[index + 85].scores, atol=1e-6, rtol=0)
 
 
-def test_supports_beyond_the_reference_proposals_are_encoded() -> None:
+def test_supports_beyond_the_reference_proposals_are_encoded(tiny: Any) -> None:
     """K may exceed the number of proposals that a reference frame uses."""
-    config = full_config(proposals=3, K=8, short_side=64)
-    method: RDN = perturbed(RDN(config, 3))
-    frame = method.encode(images(1)[0], config)
+    method: RDN = tiny.method(proposals=3, K=8, short_side=64)
+    config = method.config
+    frame = method.encode(tiny.images(1)[0], config)
     assert len(frame.boxes) > 3
 
 
@@ -222,10 +170,10 @@ def test_count_of_the_best(count: int, r: float, expected: int) -> None:
     assert count_best(count, r) == expected
 
 
-def test_the_best_of_a_pool_counts_copies() -> None:
+def test_the_best_of_a_pool_counts_copies(tiny: Any) -> None:
     """Against frames that are really repeated: the same proposals, as often."""
-    method: RDN = perturbed(RDN(full_config(top_r="pool", r=37.0), 3))
-    frames = encoded(3, [5, 4, 5])
+    method: RDN = tiny.method(top_r="pool", r=37.0)
+    frames = tiny.frames([5, 4, 5])
     supports = [method.support(frame) for frame in frames]
     copies = [3, 1, 2]
     repeated: list[Support] = [s for s, c in zip(supports, copies, strict=True) for _ in range(c)]
@@ -239,24 +187,12 @@ def test_the_best_of_a_pool_counts_copies() -> None:
 # ---- training -------------------------------------------------------------------------------------------------
 
 
-def clip_of(frames: list[Image]) -> Clip:
-    truth = Truth(
-        np.array([[8, 8, 30, 30]], np.float32),
-        np.array([2], np.int64),
-        np.array([1], np.int64),
-        np.array([False]),
-        np.array([False]),
-    )
-    made = [ClipFrame(i, image, truth) for i, image in enumerate(frames)]
-    return Clip(0, "s", made[1], (made[0], made[2]), False)
-
-
-def test_training_and_streaming_share_one_forward_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_and_streaming_share_one_forward_pass(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The features that training scores are those a stream scores, given the same proposals and window."""
-    config = full_config(K_train=3, r_train=70.0)
+    method: RDN = tiny.method(K_train=3, r_train=70.0)
+    config = method.config
     as_trained = config.replace(K=3, r=70.0)
-    method: RDN = perturbed(RDN(config, 3))
-    frames = images(3)
+    frames = tiny.images(3)
     with torch.no_grad():
         streamed = [method.encode(image, config) for image in frames]
         supports = [method.support(f.top(3)) for f in streamed]
@@ -269,53 +205,36 @@ def test_training_and_streaming_share_one_forward_pass(monkeypatch: pytest.Monke
         monkeypatch.setattr(method, "propose_for_training", lambda output, sizes: same)
         monkeypatch.setattr(method, "sample_rois", lambda proposals, targets: proposals)
         monkeypatch.setattr(method, "head_losses", lambda features, samples: {"features": features})
-        trained = method.losses([clip_of(frames)])["features"]
+        trained = method.losses([tiny.clip([frames[i] for i in (1, 0, 2)])])["features"]
     torch.testing.assert_close(trained, expected, atol=1e-5, rtol=1e-4)
 
 
-def test_a_frozen_detector_does_not_move() -> None:
-    config = full_config()
+def test_a_frozen_detector_does_not_move(tiny: Any) -> None:
+    config = tiny.config()
     method = RDN(config, 3)
     method.begin_stage(FULL.stages(config)[-1])
     method.train()  # as a trainer may call it
     before = {n: t.clone() for n, t in method.state_dict().items()}
     optimizer = torch.optim.SGD([p for p in method.parameters() if p.requires_grad], lr=0.1)
-    torch.stack(list(method.losses([clip_of(images(3))]).values())).sum().backward()
+    torch.stack(list(method.losses([tiny.clip(tiny.images(3))]).values())).sum().backward()
     optimizer.step()
     moved = {n.split(".")[0] for n, t in method.state_dict().items() if not torch.equal(t, before[n])}
     assert moved == {"fcs", "relations", "refine", "refine_fc", "distil", "predictor"}
 
 
-def test_a_free_detector_is_trained_too() -> None:
-    config = full_config(freeze_detector=False)
+def test_a_free_detector_is_trained_too(tiny: Any) -> None:
+    config = tiny.config(freeze_detector=False)
     method = RDN(config, 3)
     method.begin_stage(FULL.stages(config)[-1])
-    losses = method.losses([clip_of(images(3))])
+    losses = method.losses([tiny.clip(tiny.images(3))])
     assert {"rpn_objectness", "rpn_box", "class", "box"} == set(losses)
     torch.stack(list(losses.values())).sum().backward()
     assert method.rpn.conv.weight.grad is not None
 
 
-@pytest.mark.parametrize("N_b", [2, 3])
-def test_warm_start_begins_at_the_detectors_answers(N_b: int) -> None:
-    """With relations that add nothing, basic RDN from a detector *is* the detector; missing layers are identities."""
-    config = basic_config(N_b=N_b)
-    torch.manual_seed(3)
-    detector = FasterRCNN(narrowed(config, method_spec("faster-rcnn").config), 3).eval()  # type: ignore[arg-type]
-    method = RDNBasic(config, 3).eval()
-    method.load_initial(detector.state_dict())
-    for relation in method.relations:
-        torch.nn.init.zeros_(relation.value.weight)  # type: ignore[arg-type, union-attr]
-    frames = images(4)
-    stream, single = method.stream(), detector.stream()
-    got = [d for image in frames for d in stream.push(image)] + stream.close()
-    for a, b in zip(got, [d for image in frames for d in single.push(image)], strict=True):
-        assert_same(a, b)
-
-
-def test_weights_of_nothing_known_are_refused() -> None:
+def test_weights_of_nothing_known_are_refused(tiny: Any) -> None:
     with pytest.raises(UserError, match="none of the 1 given weights fits"):
-        RDN(full_config(), 3).load_initial({"foreign": torch.zeros(3)})
+        RDN(tiny.config(), 3).load_initial({"foreign": torch.zeros(3)})
 
 
 # ---- stages ---------------------------------------------------------------------------------------------------
@@ -325,10 +244,10 @@ def identity(config: MethodConfig, stages: Any) -> list[Any]:
     return [(s.name, s.method, s.config.training_settings(), s.schedule, s.clips) for s in stages]
 
 
-def test_rdn_shares_its_first_stages() -> None:
+def test_rdn_shares_its_first_stages(tiny: Any) -> None:
     """rdn's first stages are those of rdn-basic, and its detector that of faster-rcnn, whatever the inference knobs."""
-    full = full_config(T=4, K=3, r=10.0)
-    basic = narrowed(full_config(), RDNBasicConfig)
+    full = tiny.config(T=4, K=3, r=10.0)
+    basic = narrowed(tiny.config(), RDNBasicConfig)
     ours, theirs = FULL.stages(full), BASIC.stages(basic)
     assert identity(full, ours[:2]) == identity(basic, theirs)
     detector = method_spec("faster-rcnn")

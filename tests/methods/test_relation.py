@@ -255,3 +255,17 @@ def test_one_embedding_serves_several_modules(generator: torch.Generator) -> Non
     together = SharedGeometry(modules, key_boxes)(boxes)
     for module, weights in zip(modules, together, strict=True):
         torch.testing.assert_close(weights, SharedGeometry([module], key_boxes)(boxes)[0])
+
+
+@pytest.mark.parametrize("grad", [False, True])
+def test_weights_of_all_queries_are_those_of_the_chunks_and_stay(grad: bool, generator: torch.Generator) -> None:
+    modules = [random_module(32, 4, "max", generator) for _ in range(2)]
+    boxes, key_boxes = random_boxes(11, generator), random_boxes(7, generator)
+    shared = SharedGeometry(modules, key_boxes)
+    shared.rows_per_chunk = 4
+    with torch.set_grad_enabled(grad):
+        kept = shared.of_all(boxes)
+        shared.of_all(boxes.flip(0))
+        for index, weights in enumerate(kept):
+            chunks = [shared(rows)[index].clone() for rows in torch.split(boxes, 4)]
+            assert torch.equal(weights, torch.cat(chunks, dim=1))

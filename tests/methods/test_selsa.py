@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,56 +12,14 @@ from torch import Tensor
 
 from vodbench.errors import UserError
 from vodbench.registry import method_spec
-from vodbench.spec import Clip, ClipFrame, Detections, Image, Truth
-from vodbench.transforms import Resized
-from vodbench_methods.detection.faster_rcnn import FasterRCNN
-from vodbench_methods.detection.records import FrameFeatures, Proposals
+from vodbench.spec import Clip, Detections, Image
+from vodbench_methods.detection.records import Proposals
 from vodbench_methods.detection.warm_start import narrowed
 from vodbench_methods.selsa.config import SELSAConfig
 from vodbench_methods.selsa.model import SELSA, SPEC
 from vodbench_methods.sequence import around, spread_over
 
-SHRUNK = {
-    "short_side": 48,
-    "max_side": 64,
-    "proposals": 10,
-    "candidates": 50,
-    "train_proposals": 10,
-    "train_candidates": 50,
-    "fc_channels": 32,
-    "heads": 4,
-    "test_frames": 3,
-    "K": 5,
-    "frame_range": 3,
-    "K_train": 5,
-    "score_threshold": 0.01,
-}
-
-
-def config_of(**changes: Any) -> SELSAConfig:
-    return SELSAConfig.from_mapping({**SPEC.presets["tiny"], **SHRUNK, **changes})
-
-
-def perturbed(config: SELSAConfig) -> SELSA:
-    torch.manual_seed(1)
-    method = SELSA(config, 3)
-    with torch.no_grad():
-        for parameter in method.parameters():
-            parameter.add_(torch.randn_like(parameter), alpha=0.1)
-    return method.eval()
-
-
-def encoded(numbers: Sequence[int], dim: int = 32) -> list[FrameFeatures]:
-    """Made-up frames with the given numbers of proposals, best first."""
-    generator = torch.Generator().manual_seed(0)
-    frames = []
-    for number in numbers:
-        corner = torch.rand(number, 2, generator=generator) * 30
-        boxes = torch.cat([corner, corner + 2 + torch.rand(number, 2, generator=generator) * 15], dim=1)
-        features = torch.randn(number, dim, generator=generator)
-        resized = Resized(np.empty((0, 0, 3), np.uint8), 1.0, 1.0)
-        frames.append(FrameFeatures(boxes, torch.linspace(1, 0, number), features, (48, 48), resized))
-    return frames
+METHOD = "selsa"
 
 
 # ---- the equations, number by number, in float64
@@ -107,9 +64,9 @@ def literal_features(method: SELSA, x: Tensor, supports: Tensor) -> Any:
 
 @pytest.mark.parametrize("modules", [1, 2, 3])
 @pytest.mark.parametrize("numbers", [[4, 5, 1], [0, 3], [0, 0], [3, 0]])
-def test_aggregated_features_equal_the_equations(modules: int, numbers: list[int]) -> None:
-    method = perturbed(config_of(modules=modules))
-    frame, *supports = encoded(numbers)
+def test_aggregated_features_equal_the_equations(tiny: Any, modules: int, numbers: list[int]) -> None:
+    method = tiny.method(modules=modules)
+    frame, *supports = tiny.frames(numbers)
     with torch.no_grad():
         got = method.aggregate(frame.features, method.gather([method.support(s) for s in supports]))
     expected = literal_features(method, frame.features, torch.cat([s.features for s in supports]))
@@ -119,11 +76,11 @@ def test_aggregated_features_equal_the_equations(modules: int, numbers: list[int
 @pytest.mark.parametrize("own_frame", [True, False])
 @pytest.mark.parametrize("supports", ["video", "window"])
 @pytest.mark.parametrize("numbers", [[6] * 8, [7, 2, 0, 9, 1, 0, 0, 6, 3], [4, 0], [3], [0, 0, 0]])
-def test_streams_equal_the_equations(own_frame: bool, supports: str, numbers: list[int]) -> None:
+def test_streams_equal_the_equations(tiny: Any, own_frame: bool, supports: str, numbers: list[int]) -> None:
     """Fewer than K proposals, none at all, and videos of fewer frames than ``test_frames`` included."""
-    config = config_of(own_frame=own_frame, test_supports=supports)
-    method = perturbed(config)
-    frames = encoded(numbers)
+    method = tiny.method(own_frame=own_frame, test_supports=supports)
+    config = method.config
+    frames = tiny.frames(numbers)
     stream: Any = method.stream(config)
     found = [d for frame in frames for d in stream.push_encoded(frame)] + stream.close()
     assert len(found) == len(frames)
@@ -147,23 +104,15 @@ def assert_same(got: Detections, expected: Detections) -> None:
 # ---- training
 
 
-def images(count: int) -> list[Image]:
-    return list(np.random.default_rng(0).integers(0, 255, (count, 48, 48, 3), dtype=np.uint8))
-
-
-def clips_of(frames: list[Image]) -> list[Clip]:
+def clips_of(tiny: Any, frames: list[Image]) -> list[Clip]:
     """Two clips: reference 1 with supports 0 and 2, reference 3 with supports 4 and 5."""
-    ones = np.ones(1, np.int64)
-    truth = Truth(np.array([[8, 8, 30, 30]], np.float32), 2 * ones, ones, np.array([False]), np.array([False]))
-    made = [ClipFrame(i, image, truth) for i, image in enumerate(frames)]
-    return [Clip(0, "s", made[1], (made[0], made[2]), False), Clip(1, "t", made[3], (made[4], made[5]), False)]
+    return [tiny.clip([frames[i] for i in (1, 0, 2)]), tiny.clip([frames[i] for i in (3, 4, 5)], number=1)]
 
 
-def test_training_attends_to_the_clips_own_supports_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_attends_to_the_clips_own_supports_alone(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The features that training scores are those of a stream's functions, given the same proposals."""
-    config = config_of(K_train=4)
-    method = perturbed(config)
-    frames = images(6)
+    method = tiny.method(K_train=4)
+    config, frames = method.config, tiny.images(6)
     with torch.no_grad():
         streamed = [method.encode(image, config) for image in frames]
         expected = []
@@ -174,42 +123,24 @@ def test_training_attends_to_the_clips_own_supports_alone(monkeypatch: pytest.Mo
         monkeypatch.setattr(method, "propose_for_training", lambda output, sizes: same)
         monkeypatch.setattr(method, "sample_rois", lambda proposals, targets: proposals)
         monkeypatch.setattr(method, "head_losses", lambda features, samples: {"features": features})
-        trained = method.losses(clips_of(frames))["features"]
+        trained = method.losses(clips_of(tiny, frames))["features"]
     torch.testing.assert_close(trained, torch.cat(expected), atol=1e-5, rtol=1e-4)
 
 
-def test_a_frozen_detector_does_not_move() -> None:
-    config = config_of()
+def test_a_frozen_detector_does_not_move(tiny: Any) -> None:
+    config = tiny.config()
     method = SELSA(config, 3)
     method.begin_stage(SPEC.stages(config)[-1])
     before = {name: weight.clone() for name, weight in method.state_dict().items()}
     optimizer = torch.optim.SGD([p for p in method.parameters() if p.requires_grad], lr=0.1)
-    torch.stack(list(method.losses(clips_of(images(6))).values())).sum().backward()
+    torch.stack(list(method.losses(clips_of(tiny, tiny.images(6))).values())).sum().backward()
     optimizer.step()
     moved = {name.split(".")[0] for name, w in method.state_dict().items() if not torch.equal(w, before[name])}
     assert moved == {"fcs", "aggregators", "predictor"}
 
 
-@pytest.mark.parametrize("modules", [2, 3])
-def test_warm_start_begins_at_the_detectors_answers(modules: int) -> None:
-    """With modules that add nothing, SELSA from a detector *is* the detector; a missing layer is the identity."""
-    config = config_of(modules=modules)
-    torch.manual_seed(3)
-    detector = FasterRCNN(narrowed(config, method_spec("faster-rcnn").config), 3).eval()  # type: ignore[arg-type]
-    method = SELSA(config, 3).eval()
-    method.load_initial(detector.state_dict())
-    for module in method.aggregators:
-        torch.nn.init.zeros_(module.output.weight)  # type: ignore[arg-type, union-attr]
-        torch.nn.init.zeros_(module.output.bias)  # type: ignore[arg-type, union-attr]
-    frames = images(4)
-    stream, single = method.stream(), detector.stream()
-    got = [d for image in frames for d in stream.push(image)] + stream.close()
-    for a, b in zip(got, [d for image in frames for d in single.push(image)], strict=True):
-        assert_same(a, b)
-
-
-def test_the_detector_stage_is_that_of_faster_rcnn() -> None:
-    config, detector = config_of(), method_spec("faster-rcnn")
+def test_the_detector_stage_is_that_of_faster_rcnn(tiny: Any) -> None:
+    config, detector = tiny.config(), method_spec("faster-rcnn")
     ours, theirs = SPEC.stages(config)[0], detector.stages(narrowed(config, detector.config))[0]
     assert (ours.method, ours.config.training_settings(), ours.schedule, ours.clips) == (
         theirs.method,
@@ -220,10 +151,10 @@ def test_the_detector_stage_is_that_of_faster_rcnn() -> None:
     assert [stage.name for stage in SPEC.stages(SELSAConfig())] == ["relation"]
 
 
-def test_support_frames_of_training_come_from_the_snippet_or_a_window() -> None:
-    video = config_of(num_supports=9).clips()
+def test_support_frames_of_training_come_from_the_snippet_or_a_window(tiny: Any) -> None:
+    video = tiny.config(num_supports=9).clips()
     assert (video.num_supports, video.whole_snippet) == (9, True)
-    window = config_of(train_supports="window").clips()
+    window = tiny.config(train_supports="window").clips()
     assert (window.num_supports, window.whole_snippet, window.offset_low, window.offset_high) == (2, False, -3, 3)
 
 

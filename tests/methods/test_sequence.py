@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from math import floor
 from typing import Any
@@ -55,6 +55,9 @@ class Numbers:
         self.lent: list[float] = []  # in the order in which frames were asked for support
         self.kept: list[weakref.ref[Any]] = []  # features of every frame that was encoded
         self.lending: list[weakref.ref[Any]] = []
+
+    def encoding_settings(self, config: MethodConfig) -> Mapping[str, Any]:
+        return {}
 
     def encode(self, image: Image, config: Any, clock: Clock | None = None) -> FrameFeatures:
         features = torch.full((config.encoded_proposals, 1), float(image[0, 0, 0]))

@@ -293,3 +293,14 @@ def test_weights_are_found_in_a_training_a_study_or_by_themselves(tmp_path: Path
     assert evaluate_command.weights_url(f"{study}/", "abc") == str(weights)
     assert evaluate_command.weights_url(f"{study}/trials/xyz", "abc") == str(weights)
     assert evaluate_command.weights_url(str(tmp_path / "alone"), "abc") == str(tmp_path / "alone")
+
+
+def test_weights_are_found_from_within_the_folders_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = tmp_path / "study" / "checkpoints" / "abc" / "model.pt"
+    weights.parent.mkdir(parents=True)
+    weights.write_bytes(b"")
+    for place, name in ((tmp_path, "study"), (tmp_path / "study", "trials/xyz"), (tmp_path / "study", ".")):
+        monkeypatch.chdir(place)
+        assert Path(evaluate_command.weights_url(name, "abc")).samefile(weights)
+    monkeypatch.chdir(tmp_path)
+    assert evaluate_command.weights_url("alone", "abc") == "alone"

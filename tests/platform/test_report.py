@@ -83,6 +83,15 @@ def test_the_page_is_self_contained_and_says_what_was_measured(study: Path) -> N
     assert f"{json.loads((study / 'trials' / 't1' / 'trial.json').read_text())['accuracy']['map']:.3f}" in page
 
 
+@pytest.mark.parametrize("first", ["faster-rcnn", "rdn"])
+def test_the_method_a_study_names_first_is_the_baseline(study: Path, tmp_path: Path, first: str) -> None:
+    shutil.copytree(study, tmp_path / "sweep")
+    plain = yaml.safe_load((study / "study.yaml").read_text())
+    plain["methods"].sort(key=lambda entry: entry["method"] != first)
+    (tmp_path / "sweep" / "study.yaml").write_text(yaml.safe_dump(plain))
+    assert f"Against {first}" in render_report(str(tmp_path / "sweep"))
+
+
 def test_frames_where_the_methods_differ_are_drawn(study: Path) -> None:
     dataset = DataSource(root=str(study.parent / "video")).open()
     single, rdn = (detections_of(dataset, lost=lost).build() for lost in (2, 4))

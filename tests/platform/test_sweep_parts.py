@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -205,17 +204,11 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
         folder.claim(study(), "data")
 
 
-def closed_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
-
-
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (["demmo"], "did you mean 'demo'"),
-        (["demo"], "give its root with --data"),
+        (["rdn-table4"], "give its root with --data"),
         (["demo", "--data", "{tmp}/nothing"], "does not exist"),
         (["demo", "--data", "x", "--set", "methods.rdn.knobs.Tt=[1]"], "unknown knob 'Tt'"),
         (["demo", "--data", "x", "--set", "methods.rdn.knobs.T=[0]"], "T = 0 is not accepted"),
@@ -243,15 +236,24 @@ def test_bad_input_is_one_line_and_exit_2(
     assert not out.exists()
 
 
-def test_an_unreachable_tracking_server_is_said_before_any_work(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.fixture
+def video(tmp_path: Path) -> str:
     from vodbench_datasets.generated import GeneratorConfig, generate
 
-    video, out = tmp_path / "video", tmp_path / "out"
-    generate(str(video), GeneratorConfig(snippets=2, val_snippets=1, frames=2, size=64))
-    address = f"http://ann:hunter2@127.0.0.1:{closed_port()}"
-    arguments = ["sweep", "demo", "--data", str(video), "--out", str(out), "--tracking", address]
+    generate(str(tmp_path / "video"), GeneratorConfig(snippets=2, val_snippets=1, frames=2, size=64))
+    return str(tmp_path / "video")
+
+
+def test_an_unreachable_tracking_server_is_said_before_any_work(
+    video: str,
+    tmp_path: Path,
+    refusing_port: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "out"
+    address = f"http://ann:hunter2@127.0.0.1:{refusing_port}"
+    arguments = ["sweep", "demo", "--data", video, "--out", str(out), "--tracking", address]
     monkeypatch.setattr("sys.argv", ["vodbench", *arguments])
     with pytest.raises(SystemExit) as stop:
         cli.main()
@@ -260,6 +262,76 @@ def test_an_unreachable_tracking_server_is_said_before_any_work(
     assert "cannot be reached" in said
     assert "hunter2" not in said
     assert not out.exists()
+
+
+@pytest.mark.parametrize("at_hand", [True, False])
+@pytest.mark.parametrize(
+    ("given", "said"), [("nowhere.pth", "is not a file"), (__file__, "is not a PyTorch state dict")]
+)
+def test_weights_that_no_trial_could_begin_from_are_said_before_any_work(
+    video: str,
+    at_hand: bool,
+    given: str,
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "out"
+    data = ["--data", video] if at_hand else []
+    monkeypatch.setattr(
+        "sys.argv", ["vodbench", "sweep", "demo", *data, "--out", str(out), "--set", f"settings.weights={given}"]
+    )
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert stop.value.code == 2
+    assert len(lines) == 1
+    assert f"weights = '{given}' {said}" in lines[0]
+    assert not out.exists()
+
+
+def test_weights_that_a_finished_training_began_from_may_be_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vodbench.sweeps.beginnings import missing_beginnings
+    from vodbench.training.keeper import Folder
+
+    of_detector = parse_study(
+        {
+            "name": "parts",
+            "title": "t",
+            "preset": "tiny",
+            "settings": {"weights": "nowhere.pth"},
+            "methods": [{"method": "faster-rcnn", "knobs": {"iterations": [5, 6]}}, {"method": "selsa"}],
+        },
+        "parts",
+    )
+    begun = missing_beginnings(of_detector, str(tmp_path), "data")
+    assert [planned.stage.method for planned in begun] == ["faster-rcnn", "faster-rcnn"]
+    gone = begun[0].fingerprint
+    monkeypatch.setattr(Folder, "finished", property(lambda folder: folder.fingerprint == gone))
+    assert [planned.fingerprint for planned in missing_beginnings(of_detector, str(tmp_path), "data")] == [
+        begun[1].fingerprint
+    ]
+
+
+@pytest.mark.parametrize(
+    ("preset", "settings", "warned"),
+    [("paper", {}, True), ("paper", {"weights": "r101.pth"}, False), ("tiny", {}, False)],
+)
+def test_random_weights_under_frozen_batch_norm_are_warned_of_once(
+    preset: str, settings: dict[str, Any], warned: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from vodbench.cli.shared import warn_of_beginnings
+    from vodbench.sweeps.beginnings import missing_beginnings
+
+    entries = [{"method": "faster-rcnn"}, {"method": "rdn", "knobs": {"N_b": [1, 2]}}]
+    planted = study(preset=preset, settings=settings, methods=entries)
+    warn_of_beginnings(missing_beginnings(planted, str(tmp_path), "data"))
+    said = capsys.readouterr().err
+    assert said.count("frozen_batch_norm = True on random weights") == warned
+    assert len(said.splitlines()) == warned
 
 
 def test_sync_of_a_folder_that_is_no_study(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -60,3 +61,23 @@ def test_a_batch_is_made_of_whole_groups(learner: ModuleType, monkeypatch: pytes
     assert planned.stage.clips.group_size == 6
     with pytest.raises(UserError, match=r"stage .base. .* a batch of 8 clips .* 2 categories x 3 videos; .* of 6"):
         plan_stages("learner-base", learner.LearnerConfig(batch=8), "d", 0)
+
+
+def test_clips_with_flow_give_weights_of_their_own(learner: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = []
+    for flow in (False, True):
+        clips = ClipSpec(num_supports=1, offset_low=-1, offset_high=1, flow=flow)
+        monkeypatch.setattr(learner, "ClipSpec", lambda clips=clips, **_: clips)
+        names.append(_name(learner))
+    assert names[0] != names[1]
+
+
+def test_weights_keep_the_names_they_had_before_there_was_flow(
+    learner: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Finished trainings are found again: a fingerprint of a stage's clips without the setting is still the same."""
+    hashed: list[dict[str, Any]] = []
+    monkeypatch.setattr("vodbench.training.fingerprints.fingerprint", lambda _, record: hashed.append(record) or "name")
+    plan_stages("learner-full", learner.LearnerConfig(), "d", 0)
+    before = {"num_supports", "offset_low", "offset_high", "flip_probability", "whole_snippet", "categories", "videos"}
+    assert [set(record["clips"]) for record in hashed] == [before, before]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from vodbench.transforms import flip_boxes, flip_image, resize_shorter, resized_size
+from vodbench.transforms import flip_boxes, flip_flow, flip_image, resize_shorter, resized_size
 
 
 def random_boxes(rng: np.random.Generator, width: int, height: int, count: int = 50) -> np.ndarray:
@@ -91,3 +91,16 @@ def test_a_resized_box_still_frames_the_object() -> None:
     ys, xs = np.nonzero(resized.image[..., 0] > 127)
     box = resized.to_resized(np.array([[30, 40, 90, 60]], np.float32))[0]  # edges, not inclusive pixels
     np.testing.assert_allclose(box, [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1], atol=1)
+
+
+def test_flow_in_the_mirror() -> None:
+    """A pixel and where it goes, both mirrored: column x becomes ``width - 1 - x``."""
+    flow = np.random.default_rng(0).normal(0, 5, (7, 11, 2)).astype(np.float32)
+    flow[2, 3] = np.nan
+    flipped = flip_flow(flow)
+    assert flipped.dtype == np.float32
+    assert flipped.flags.c_contiguous
+    for y, x in np.ndindex(7, 11):
+        there = x + flow[y, x, 0], y + flow[y, x, 1]
+        mirrored = (10 - x) + flipped[y, 10 - x, 0], y + flipped[y, 10 - x, 1]
+        np.testing.assert_allclose(mirrored, (10 - there[0], there[1]), atol=1e-5)

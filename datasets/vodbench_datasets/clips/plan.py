@@ -99,7 +99,8 @@ def candidate_offsets(clips: ClipSpec) -> list[int]:
     if not 0 < clips.num_supports <= len(offsets):
         raise UserError(
             f"{clips.num_supports} support frames cannot be drawn from the {len(offsets)} offsets in "
-            f"[{clips.offset_low}, {clips.offset_high}]{'' if own else ' without 0'}; widen the range (training T) or ask for fewer"
+            f"[{clips.offset_low}, {clips.offset_high}]{'' if own else ' without 0'}; widen the range (training T) or "
+            "ask for fewer"
         )
     return offsets
 

@@ -44,6 +44,9 @@ class GeneratorConfig:
     tracks: tuple[int, int] = (1, 3)  # objects of a snippet, both ends included
     radius: Range = (0.10, 0.19)  # of an object, as a share of ``size``
     speed: Range = (0.004, 0.022)  # of an object, as a share of ``size`` a frame
+    # Factor on an object's speed, turning and growing, even on a logarithmic scale: (0.02, 1) mixes all but resting
+    # objects with those of full speed. What a burst does to it stays as it is.
+    liveliness: Range = (1.0, 1.0)
     bursts: tuple[int, int] = (3, 5)  # of a snippet, both ends included
     burst_frames: tuple[int, int] = (4, 8)  # length of a burst, both ends included
     motion_blur: Range = (0.5, 1.0)
@@ -73,6 +76,7 @@ class GeneratorConfig:
             self._range(name, 0.0, 1.0)
         self._range("radius", 0.05, 0.3)
         self._range("speed", 0.0, 0.2)
+        self._range("liveliness", 0.001, 10.0)
 
     @staticmethod
     def field_names() -> tuple[str, ...]:

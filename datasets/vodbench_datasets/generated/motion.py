@@ -68,17 +68,24 @@ def _draw_path(config: GeneratorConfig, rng: np.random.Generator) -> Path:
     frames, size = np.arange(config.frames), config.size
     radius = rng.uniform(*config.radius) * size
     heading = rng.uniform(0, 2 * np.pi)
-    velocity = rng.uniform(*config.speed) * size * np.array([np.cos(heading), np.sin(heading)])
+    lively = _liveliness(config, rng)
+    velocity = lively * rng.uniform(*config.speed) * size * np.array([np.cos(heading), np.sin(heading)])
     straight = rng.uniform(radius, size - 1 - radius, 2) + frames[:, None] * velocity
-    sway = 0.08 * np.sin(frames * rng.uniform(0.1, 0.5) + rng.uniform(0, 2 * np.pi))
+    sway = 0.08 * lively * np.sin(frames * rng.uniform(0.1, 0.5) + rng.uniform(0, 2 * np.pi))
     return Path(
         centres=_fold(straight, radius, size - 1 - radius),
         radii=(radius * (1 + sway)).astype(np.float32),
-        angles=(rng.uniform(-0.35, 0.35) + frames * rng.uniform(-0.03, 0.03)).astype(np.float32),
+        angles=(rng.uniform(-0.35, 0.35) + frames * lively * rng.uniform(-0.03, 0.03)).astype(np.float32),
         turn=float(rng.choice([-1, 1])),
         far_factor=float(rng.choice([_SMALLER, _LARGER])),
         exit_angle=float(rng.choice([0, 0.5, 1, 1.5]) * np.pi),
     )
+
+
+def _liveliness(config: GeneratorConfig, rng: np.random.Generator) -> float:
+    """Where all objects are equally lively nothing is drawn, which keeps the other draws of a seed."""
+    low, high = config.liveliness
+    return float(np.exp(rng.uniform(np.log(low), np.log(high)))) if low < high else low
 
 
 def pose(path: Path, strengths: Strengths, track: int, frame: int, size: int, shake: Floats) -> Pose:

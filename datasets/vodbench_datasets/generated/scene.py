@@ -14,11 +14,11 @@ from vodbench_datasets.generated.appearance import Sprite
 from vodbench_datasets.generated.bursts import WHOLE_PICTURE, Strengths, draw_strengths
 from vodbench_datasets.generated.config import DETERIORATIONS, GeneratorConfig
 from vodbench_datasets.generated.motion import Path, draw_paths, draw_shakes, pose
+from vodbench_datasets.generated.painting import OPAQUE, line_kernel, paint, warp
 from vodbench_datasets.motion import UNKNOWN, Motion
 
 _SMEAR = 0.16  # length of a full motion blur, as a share of the picture
 _DEFOCUS = 0.035  # sigma of a full defocus, as a share of the picture
-_OPAQUE = 127  # opacity above which a pixel belongs to the object
 
 # An object counts as seen, and gets a box, when this share of it shows and the box is not a sliver.
 _SEEN, _SEEN_PIXELS = 0.12, 4
@@ -87,13 +87,13 @@ def render(scene: Scene, frame: int) -> Rendered:
     """Frame ``frame`` of the snippet: layers from back to front, then what the camera does to them, then the truth."""
     shake = scene.shakes[frame] * scene.strengths["camera_shake"][:, frame].max()
     placements = [_view(scene, frame, shake)]
-    picture = _warp(scene.background, placements[0], scene.config.size, scene.config.size, cv2.BORDER_REFLECT)
+    picture = warp(scene.background, placements[0], scene.config.size, scene.config.size, cv2.BORDER_REFLECT)
     layers = []
     for track, sprite in enumerate(scene.sprites):
         placed = pose(scene.paths[track], scene.strengths, track, frame, scene.config.size, shake)
         matrix = placed.matrix(len(sprite.opacity), sprite.radius)
-        whole = float((sprite.opacity > _OPAQUE).sum() * abs(np.linalg.det(matrix[:, :2])))
-        layers.append((_paint(picture, sprite, matrix), whole))
+        whole = float((sprite.opacity > OPAQUE).sum() * abs(np.linalg.det(matrix[:, :2])))
+        layers.append((paint(picture, sprite, matrix), whole))
         placements.append(matrix)
     covers = [_cover(scene, track, frame, mask) for track, (mask, _) in enumerate(layers)]
     front = np.logical_or.reduce(covers)
@@ -174,31 +174,6 @@ def _view(scene: Scene, frame: int, shake: Floats) -> Floats:
     return np.array([[1, 0, offset[0]], [0, 1, offset[1]]], np.float32)
 
 
-def _warp(image: Image, matrix: Floats, width: int, height: int, border: int = cv2.BORDER_CONSTANT) -> Image:
-    return np.asarray(
-        cv2.warpAffine(image, matrix, (width, height), flags=cv2.INTER_LINEAR, borderMode=border), np.uint8
-    )
-
-
-def _paint(picture: Image, sprite: Sprite, matrix: Floats) -> Bools:
-    """Put a sprite into the picture, in place; its (H, W) silhouette."""
-    size, pixels = len(picture), len(sprite.opacity)
-    corners = np.array([[0, 0, pixels, pixels], [0, pixels, 0, pixels], [1, 1, 1, 1]], np.float32)
-    placed = matrix @ corners
-    left, top = (int(v) for v in np.clip(np.floor(placed.min(axis=1)), 0, size))
-    right, bottom = (int(v) for v in np.clip(np.ceil(placed.max(axis=1)) + 1, 0, size))
-    silhouette = np.zeros((size, size), np.bool_)
-    if left < right and top < bottom:
-        inside = (slice(top, bottom), slice(left, right))
-        shifted = matrix - np.array([[0, 0, left], [0, 0, top]], np.float32)
-        opacity = _warp(sprite.opacity, shifted, right - left, bottom - top)
-        colours = _warp(sprite.colours, shifted, right - left, bottom - top, cv2.BORDER_REPLICATE)
-        weight = opacity.astype(np.float32) / 255
-        picture[inside] = cv2.blendLinear(colours, np.ascontiguousarray(picture[inside]), weight, 1 - weight)
-        silhouette[inside] = opacity > _OPAQUE
-    return silhouette
-
-
 def _cover(scene: Scene, track: int, frame: int, mask: Bools) -> Bools:
     """Where something in front hides an object: that share of its width, from one side."""
     cover = np.zeros_like(mask)
@@ -217,26 +192,11 @@ def _blurred(scene: Scene, frame: int, picture: Image, shake: Floats) -> Image:
     length = smear * _SMEAR * scene.config.size
     motion = length * np.array([np.cos(scene.smears[frame]), np.sin(scene.smears[frame])]) + shake / 2
     if np.hypot(*motion) >= 1:
-        picture = np.asarray(cv2.filter2D(picture, -1, _line(motion), borderType=cv2.BORDER_REFLECT), np.uint8)
+        picture = np.asarray(cv2.filter2D(picture, -1, line_kernel(motion), borderType=cv2.BORDER_REFLECT), np.uint8)
     if defocus > 0:
         sigma = defocus * _DEFOCUS * scene.config.size
         picture = np.asarray(cv2.GaussianBlur(picture, (0, 0), sigma, borderType=cv2.BORDER_REFLECT), np.uint8)
     return picture
-
-
-def _line(motion: npt.NDArray[np.floating]) -> Floats:
-    """Kernel that averages over a straight move, centred on the truth."""
-    reach = int(np.ceil(np.abs(motion).max() / 2)) + 1
-    kernel = np.zeros((2 * reach + 1, 2 * reach + 1), np.float32)
-    steps = np.linspace(-0.5, 0.5, 8 * reach + 1)
-    for x, y in steps[:, None] * motion + reach:
-        column, row = int(x), int(y)
-        right, below = x - column, y - row
-        kernel[row, column] += (1 - right) * (1 - below)
-        kernel[row, column + 1] += right * (1 - below)
-        kernel[row + 1, column] += (1 - right) * below
-        kernel[row + 1, column + 1] += right * below
-    return np.asarray(kernel / kernel.sum(), np.float32)
 
 
 def _noisy(scene: Scene, frame: int, picture: Image) -> Image:

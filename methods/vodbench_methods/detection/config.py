@@ -45,7 +45,7 @@ class DetectorConfig(MethodConfig):
     anchor_origin: str = knob(
         "centre", "where in its cell an anchor is centred (corner: mmdetection)", choices=("centre", "corner")
     )
-    rpn_channels: int = knob(1024, "channels of the RPN's 3x3 convolution", low=1)
+    rpn_channels: int = knob(1024, "channels of the RPN's 3x3 convolution; 0: it has none", low=0)
     rpn_foreground_iou: float = knob(0.7, "an anchor is an object from this IoU on", low=0, high=1)
     rpn_background_iou: float = knob(0.3, "an anchor is background below this IoU", low=0, high=1)
     rpn_batch: int = knob(256, "anchors a frame in the RPN's loss", low=1)
@@ -114,6 +114,14 @@ class DetectorConfig(MethodConfig):
             )
         if self.max_side < self.short_side:
             raise UserError(f"max_side = {self.max_side} is below short_side = {self.short_side}; make it larger")
+
+    def warnings(self) -> tuple[str, ...]:
+        if not self.frozen_batch_norm or self.weights is not None:
+            return ()
+        return (
+            "frozen_batch_norm = True on random weights: batch norm never sees the data's statistics; "
+            "give 'weights' (a torchvision state dict), or set frozen_batch_norm to false",
+        )
 
     @property
     def feature_stride(self) -> int:

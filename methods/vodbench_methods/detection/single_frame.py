@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Generic
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from vodbench.spec import Clip, Clock, Image, Stage
 from vodbench_methods.detection.clock import NullClock
 from vodbench_methods.detection.config import DetectorConfig
 from vodbench_methods.detection.records import Batch, FrameFeatures, Target
-from vodbench_methods.detection.streaming import Answer, AnswerStream, Found
+from vodbench_methods.detection.streaming import Answer, AnswerStream, Found, SingleFrameStream
 from vodbench_methods.detection.two_stage import TwoStageDetector
 
 
@@ -60,27 +60,5 @@ class SingleFrameDetector(TwoStageDetector):
         """``encode`` from the (1, C, h, w) map of the one image of ``batch``, its own or a propagated one."""
         return self.encode_map(feature_map, batch, config.candidates, config.proposals, self.roi_features, clock)
 
-    def answer_stream(self, config: DetectorConfig, clock: Clock, answer: Answer[Found]) -> AnswerStream[Found]:
+    def answer_stream(self, config: Any, clock: Clock, answer: Answer[Found]) -> AnswerStream[Found]:
         return SingleFrameStream(self, config, clock, answer)
-
-
-class SingleFrameStream(Generic[Found]):
-    """The answer to a frame is final at once."""
-
-    def __init__(
-        self, detector: SingleFrameDetector, config: DetectorConfig, clock: Clock, answer: Answer[Found]
-    ) -> None:
-        self._detector, self._config, self._clock, self._answer = detector, config, clock, answer
-
-    @torch.inference_mode()
-    def push(self, image: Image) -> list[Found]:
-        return self.push_encoded(self._detector.encode(image, self._config, self._clock))
-
-    @torch.inference_mode()
-    def push_encoded(self, encoded: FrameFeatures) -> list[Found]:
-        """As ``push`` for a frame that ``encode`` has seen already (possibly for another stream)."""
-        with self._clock.stage("post"):
-            return [self._answer(encoded, encoded.features)]
-
-    def close(self) -> list[Found]:
-        return []

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Protocol, TypeVar
+from collections.abc import Callable
+from typing import Any, Generic, Protocol, TypeVar
 
+import torch
 from torch import Tensor
 
 from vodbench.errors import UserError
 from vodbench.knobs import MethodConfig
-from vodbench.spec import Image
+from vodbench.spec import Clock, FrameEncoder, Image
 from vodbench_methods.detection.records import FrameFeatures
 
 Config = TypeVar("Config", bound=MethodConfig)
@@ -35,6 +37,48 @@ class AnswerStream(Protocol[Found]):
     def push(self, image: Image) -> list[Found]: ...
 
     def close(self) -> list[Found]: ...
+
+
+class EncodedFrames(Generic[Found]):
+    """What the streams of a ``FrameEncoder`` share: a frame is encoded once, when it is pushed."""
+
+    def __init__(self, encoder: FrameEncoder, config: Any, clock: Clock) -> None:
+        self._encoder, self._config, self._clock = encoder, config, clock
+
+    @torch.inference_mode()
+    def push(self, image: Image) -> list[Found]:
+        return self.push_encoded(self._encoder.encode(image, self._config, self._clock))
+
+    def push_encoded(self, encoded: FrameFeatures) -> list[Found]:
+        """As ``push`` for a frame that ``encode`` has seen already (possibly for another stream)."""
+        raise NotImplementedError
+
+
+class SingleFrameStream(EncodedFrames[Found]):
+    """The answer to a frame is final at once; ``relate`` makes its final features of the encoded ones, if anything."""
+
+    def __init__(
+        self,
+        encoder: FrameEncoder,
+        config: Any,
+        clock: Clock,
+        answer: Answer[Found],
+        relate: Callable[[FrameFeatures], Tensor] | None = None,
+    ) -> None:
+        super().__init__(encoder, config, clock)
+        self._answer, self._relate = answer, relate
+
+    @torch.inference_mode()
+    def push_encoded(self, encoded: FrameFeatures) -> list[Found]:
+        features = encoded.features
+        if self._relate is not None:
+            with self._clock.stage("relation"):
+                features = self._relate(encoded)
+        with self._clock.stage("post"):
+            return [self._answer(encoded, features)]
+
+    def close(self) -> list[Found]:
+        return []
 
 
 def inference_config(own: Config, given: MethodConfig | None) -> Config:

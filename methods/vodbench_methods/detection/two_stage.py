@@ -284,8 +284,12 @@ class TwoStageDetector(nn.Module):
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         result = super().load_state_dict(state_dict, strict, assign)
-        self._has_weights = True
+        self.mark_loaded()
         return result
+
+    def mark_loaded(self) -> None:
+        """The weights came from somewhere, perhaps as part of a larger network: ``config.weights`` are not wanted."""
+        self._has_weights = True
 
     def load_initial(self, weights: Mapping[str, Tensor]) -> None:
         """Take every weight whose name and shape agree; ``UserError`` when none does."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from vodbench.errors import UserError
 from vodbench.knobs import MethodConfig, knob
-from vodbench.spec import ClipSpec, Schedule, Stage
+from vodbench.spec import ClipSpec, MethodSpec, Schedule, Stage
 from vodbench_methods.detection import faster_rcnn
+from vodbench_methods.detection.clip_training import ClipTrainedDetector
 from vodbench_methods.detection.config import FasterRCNNConfig
 
 Config = TypeVar("Config", bound=MethodConfig)
@@ -62,6 +64,10 @@ class RelationStageConfig(WarmStartConfig):
         super().__post_init__()
         self._check_drops("relation_drops")
 
+    def clips(self) -> ClipSpec:
+        """What that stage is trained on: reference frames alone, unless the method has support frames."""
+        return self.single_frames()
+
     def relation_schedule(self) -> Schedule:
         return self._schedule(self.relation_iterations, self.relation_learning_rate, self.relation_drops)
 
@@ -69,8 +75,8 @@ class RelationStageConfig(WarmStartConfig):
 def narrowed(config: MethodConfig, kind: type[Config]) -> Config:
     """The part of ``config`` that a method of ``kind`` knows, so that equal stages of both share a checkpoint.
 
-    An inference knob that ``config`` lacks, or with a value that ``kind`` does not take, keeps its default: it changes no
-    training.
+    An inference knob that ``config`` lacks, or with a value that ``kind`` does not take, keeps its default: it changes
+    no training.
     """
     own = {name: getattr(config, name) for name in kind.knobs() if name in config.knobs()}
     return kind(**{name: value for name, value in own.items() if kind.knobs()[name].allows(value)})
@@ -81,7 +87,33 @@ def detector_stages(config: WarmStartConfig) -> tuple[Stage, ...]:
     return faster_rcnn.SPEC.stages(narrowed(config, FasterRCNNConfig)) if config.warm_start == "detector" else ()
 
 
-def relation_stages(config: RelationStageConfig, method: str, clips: ClipSpec) -> tuple[Stage, ...]:
-    """The detector's stage where asked for, then the own stage of ``method``."""
-    own = Stage(name="relation", method=method, config=config, clips=clips, schedule=config.relation_schedule())
-    return (*detector_stages(config), own)
+def relation_method(
+    name: str,
+    detector: type[ClipTrainedDetector],
+    config: type[RelationStageConfig],
+    *,
+    summary: str,
+    paper: str,
+    presets: Mapping[str, Mapping[str, Any]],
+) -> MethodSpec:
+    """The METHODS row of a ``detector`` with one stage of its own, after Faster R-CNN's where that is asked for."""
+
+    def build(given: MethodConfig, num_classes: int) -> ClipTrainedDetector:
+        assert isinstance(given, config)
+        return detector(given, num_classes)
+
+    def stages(given: MethodConfig) -> tuple[Stage, ...]:
+        assert isinstance(given, config)
+        own = Stage(name="relation", method=name, config=given, clips=given.clips(), schedule=given.relation_schedule())
+        return (*detector_stages(given), own)
+
+    return MethodSpec(
+        name=name,
+        summary=summary,
+        paper=paper,
+        config=config,
+        presets=presets,
+        build=build,
+        stages=stages,
+        latency_frames=faster_rcnn.latency,
+    )

@@ -3,7 +3,7 @@
 from vodbench_methods.flow.build import FLOW_NETWORKS, build_flow_network
 from vodbench_methods.flow.losses import end_point_error, end_point_errors, multi_scale_loss
 from vodbench_methods.flow.network import FlowNetwork, FlowOutput, ScaledFlow
-from vodbench_methods.flow.warp import CONVENTIONS, Convention, warp
+from vodbench_methods.flow.warping import CONVENTIONS, Convention, warp
 
 __all__ = [
     "CONVENTIONS",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -12,7 +12,7 @@ from vodbench_methods.flow.flownet_s import FlowNetS
 from vodbench_methods.flow.network import FlowNetwork
 from vodbench_methods.flow.tiny import FlowNetTiny
 
-FLOW_NETWORKS: Mapping[str, type[FlowNetwork]] = MappingProxyType(
+FLOW_NETWORKS: Mapping[str, Callable[..., FlowNetwork]] = MappingProxyType(
     {
         "flownet-s": FlowNetS,
         "flownet-c": FlowNetC,

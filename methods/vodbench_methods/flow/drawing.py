@@ -20,25 +20,27 @@ def draw_flow(flow: Floats, largest: float | None = None) -> Image:
     flow: (2, h, w), x before y, in any unit; unknown (not finite) is black. ``largest`` is the length drawn in full
     colour, by default the longest of the picture; longer ones are darkened.
     """
-    known = np.isfinite(flow).all(axis=0)
+    known = np.isfinite(flow[0]) & np.isfinite(flow[1])
     x, y = np.where(known, flow, 0.0).astype(np.float64)
     length = np.hypot(x, y)
     full = length.max(initial=0.0) if largest is None else largest
     radius = (length / full if full > 0 else np.zeros_like(length))[..., None]
     hue = _wheel_colours(np.arctan2(-y, -x) / (2 * np.pi) + 0.5)
     colours = np.where(radius <= 1, 1 - radius * (1 - hue), 0.75 * hue)
-    return np.floor(255 * np.where(known[..., None], colours, 0.0)).astype(np.uint8)
+    picture: Image = np.floor(255 * np.where(known[..., None], colours, 0.0)).astype(np.uint8)
+    return picture
 
 
 def draw_mask(
     image: Image, mask: NDArray[np.bool_], colour: tuple[int, int, int] = (255, 64, 0), opacity: float = 0.4
 ) -> Image:
-    """``image`` (H, W, 3) with ``colour`` laid over the cells where ``mask`` (h, w) is true; cells become rectangles."""
+    """``image`` (H, W, 3) with ``colour`` over the cells where ``mask`` (h, w) is true; cells become rectangles."""
     height, width = image.shape[:2]
     rows = np.arange(height) * mask.shape[0] // height
     columns = np.arange(width) * mask.shape[1] // width
     share = opacity * mask[np.ix_(rows, columns)].astype(bool)[..., None]
-    return np.rint((1 - share) * image + share * np.array(colour)).astype(np.uint8)
+    covered: Image = np.rint((1 - share) * image + share * np.array(colour)).astype(np.uint8)
+    return covered
 
 
 def _wheel_colours(turn: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -47,7 +49,8 @@ def _wheel_colours(turn: NDArray[np.float64]) -> NDArray[np.float64]:
     position = turn * (len(wheel) - 1)
     low = np.floor(position).astype(int)
     share = (position - low)[..., None]
-    return (1 - share) * wheel[low] + share * wheel[(low + 1) % len(wheel)]
+    colours: NDArray[np.float64] = (1 - share) * wheel[low] + share * wheel[(low + 1) % len(wheel)]
+    return colours
 
 
 @cache

@@ -20,7 +20,7 @@ _REDIRECTED = 32
 class FlowNetC(CoarseToFine):
     """441 correlations of conv3 beside 32 channels of the current frame. See ``CoarseToFine`` for the settings."""
 
-    def __init__(self, *, initialisation: Initialisation = "kaiming", **settings: Any) -> None:
+    def __init__(self, *, initialisation: Initialisation | None = "kaiming", **settings: Any) -> None:
         super().__init__(conv3_1_inputs=_CORRELATIONS + _REDIRECTED, **settings)
         self.conv1 = convolution(3, 64, kernel=7, stride=2)
         self.conv2 = convolution(64, 128, kernel=5, stride=2)
@@ -33,7 +33,7 @@ class FlowNetC(CoarseToFine):
         conv1 = F.leaky_relu(self.conv1(torch.cat((current, key))), SLOPE)
         conv2 = F.leaky_relu(self.conv2(conv1), SLOPE)
         conv3 = F.leaky_relu(self.conv3(conv2), SLOPE)
-        ours, theirs = conv3.split((len(current), len(key)))
+        ours, theirs = conv3[: len(current)], conv3[len(current) :]
         count = max(len(current), len(key))
         redirected = F.leaky_relu(self.conv_redirect(ours), SLOPE).expand(count, -1, -1, -1)
         matches = F.leaky_relu(correlation(ours, theirs, displacement=_DISPLACEMENT, stride=_STRIDE), SLOPE)

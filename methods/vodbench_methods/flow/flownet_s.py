@@ -29,7 +29,7 @@ PUBLISHED_NAMES = MappingProxyType(
 class FlowNetS(CoarseToFine):
     """Both images as six channels. See ``CoarseToFine`` and ``FlowNetwork`` for the settings."""
 
-    def __init__(self, *, initialisation: Initialisation = "kaiming", **settings: Any) -> None:
+    def __init__(self, *, initialisation: Initialisation | None = "kaiming", **settings: Any) -> None:
         super().__init__(**settings)
         self.conv1 = convolution(6, 64, kernel=7, stride=2)
         self.conv2 = convolution(64, 128, kernel=5, stride=2)

@@ -20,7 +20,8 @@ def end_point_errors(predicted: ScaledFlow, truth: Tensor) -> Tensor:
 
     truth: (N, 2, H, W) in pixels of the images, NaN where unknown; it is averaged over each cell.
     """
-    return torch.linalg.vector_norm(predicted.flow - pooled(truth, predicted.stride), dim=1)
+    errors: Tensor = torch.linalg.vector_norm(predicted.flow - pooled(truth, predicted.stride), dim=1)
+    return errors
 
 
 def end_point_error(predicted: ScaledFlow, truth: Tensor) -> Tensor:
@@ -29,11 +30,12 @@ def end_point_error(predicted: ScaledFlow, truth: Tensor) -> Tensor:
     known = ~torch.isnan(target[:, 0])
     # Unknown cells are compared with themselves: NaN would pass into the gradient of every weight.
     difference = predicted.flow - torch.where(known[:, None], target, predicted.flow.detach())
-    return torch.linalg.vector_norm(difference, dim=1).sum() / known.sum().clamp(min=1)
+    mean: Tensor = torch.linalg.vector_norm(difference, dim=1).sum() / known.sum().clamp(min=1)
+    return mean
 
 
 def multi_scale_loss(pyramid: Sequence[ScaledFlow], truth: Tensor) -> Tensor:
-    """End-point errors of every resolution (coarse to fine, as ``FlowNetwork.pyramid`` gives them), weighted and summed.
+    """Weighted sum of the end-point errors of every resolution, coarse to fine as ``FlowNetwork.pyramid`` gives them.
 
     The finest counts once, the next half, the others a quarter (Dosovitskiy et al. 2015).
     """

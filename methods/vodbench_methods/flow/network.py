@@ -63,10 +63,13 @@ class FlowHeads(nn.Module):
 class FlowNetwork(nn.Module):
     """Base of the flow networks: a feature map for each pair of frames, and heads on it.
 
+    A subclass sets ``heads`` and takes, besides its own, these settings:
+
     feature_stride: pixels a cell of the detector's map.
     map_channels: C of the scale map; None leaves it out.
     with_update: whether THP's update logits are predicted.
     mean: subtracted from the images, RGB in 0..1.
+    initialisation: see ``initialise``.
     """
 
     heads: FlowHeads
@@ -110,12 +113,15 @@ def convolution(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> 
     return nn.Conv2d(inputs, outputs, kernel, stride=stride, padding=kernel // 2)
 
 
-def initialise(network: FlowNetwork, how: Initialisation) -> None:
+def initialise(network: FlowNetwork, how: Initialisation | None) -> None:
     """Fresh weights; biases zero, and the scale map the identity.
 
     ``kaiming``: He et al. 2015 for the networks' LeakyReLU; the flow and update heads start at zero, so that an
-    untrained network leaves maps where they are. ``normal``: N(0, 0.02) for every weight (semi-DFF).
+    untrained network leaves maps where they are. ``normal``: N(0, 0.02) for every weight (semi-DFF). None: as
+    the layers come, for weights that are loaded anyway.
     """
+    if how is None:
+        return
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
             if how == "normal":

@@ -1,12 +1,13 @@
 """A flow network for small frames on CPUs.
 
-FlowNetC in miniature: three quarters of its error on moving shapes come off within a minute of training, where a small
-FlowNetS (both images as six channels) of the same size hardly learns at all: matching is what a correlation layer does
-without weights.
+FlowNetC in miniature. On moving textured shapes (128 px, motion up to 12 px, 2.0 px in the mean) the end-point error
+was 0.66 px after 400 steps of 8 pairs (25 s of one core) and 0.55 px after 900; that of a FlowNetS of this size, both
+images as six channels, was still 1.79 px after 400. Cells are compared by cosine: with raw features nothing was learnt.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -45,7 +46,7 @@ class FlowNetTiny(FlowNetwork):
         map_channels: int | None = None,
         with_update: bool = False,
         mean: Sequence[float] = IMAGENET_MEAN,
-        initialisation: Initialisation = "kaiming",
+        initialisation: Initialisation | None = "kaiming",
         width: int = 8,
         hidden: int = 16,
         displacement: int = 4,
@@ -79,7 +80,8 @@ class FlowNetTiny(FlowNetwork):
 
     def describe(self, current: Tensor, key: Tensor) -> tuple[Tensor, tuple[ScaledFlow, ...]]:
         # One image for N others is described once.
-        ours, theirs = self.encoder(torch.cat((current, key))).split((len(current), len(key)))
+        encoded = self.encoder(torch.cat((current, key)))
+        ours, theirs = encoded[: len(current)], encoded[len(current) :]
         matches = correlation(_unit(ours), _unit(theirs), displacement=self.displacement)
         context = self.context(F.leaky_relu(ours, SLOPE)).expand(len(matches), -1, -1, -1)
         features = F.leaky_relu(self.first(F.leaky_relu(torch.cat((matches, context), dim=1), SLOPE)), SLOPE)
@@ -89,5 +91,6 @@ class FlowNetTiny(FlowNetwork):
 
 
 def _unit(features: Tensor) -> Tensor:
-    """Cells of mean square 1: a match counts by direction, and a correlation is a cosine."""
-    return F.normalize(features, dim=1) * features.shape[1] ** 0.5
+    """Cells of mean square 1, so that correlations, means over channels, are cosines."""
+    unit: Tensor = F.normalize(features, dim=1) * math.sqrt(features.shape[1])
+    return unit

@@ -16,13 +16,13 @@ from vodbench_methods.flow.network import IMAGENET_MEAN
 from vodbench_methods.rfcn import model as rfcn
 from vodbench_methods.rfcn.config import SMALL as RFCN_SMALL
 from vodbench_methods.rfcn.config import TINY as RFCN_TINY
-from vodbench_methods.rfcn.config import RFCNConfig
+from vodbench_methods.rfcn.config import PositionSensitiveConfig
 
 DETECTORS: Mapping[str, MethodSpec] = {"r-fcn": rfcn.SPEC, "faster-rcnn": faster_rcnn.SPEC}
 
 
 @dataclass(frozen=True, kw_only=True)
-class FlowNetworkConfig(WarmStartConfig, RFCNConfig):
+class FlowNetworkConfig(PositionSensitiveConfig, WarmStartConfig):
     """A detector's settings, those of the flow network beside it, and of training that for optical flow."""
 
     detector: str = knob(
@@ -83,17 +83,19 @@ class KeyFrames(MethodConfig):
 class OpticalFlowConfig(KeyFrames, FlowNetworkConfig):
     """The flow baseline: the detector's own stage, then the flow network's; neither knows of the other."""
 
-    warm_start: str = knob("detector", "the detector is trained by itself", choices=("detector",))
+    warm_start: str = knob("detector", "the detector is trained by itself: detector", choices=("none", "detector"))
     freeze_detector: bool = knob(True, "backbone, RPN and heads stay as the detector stage left them: true")
     flow_scale: bool = knob(False, "how much of a propagated feature to keep, which optical flow cannot tell: false")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.flow_scale or not self.freeze_detector:
-            raise UserError(
-                f"flow_scale = {self.flow_scale} and freeze_detector = {self.freeze_detector} are not accepted: the flow "
-                "network is trained for optical flow alone; give false and true, or use 'dff' to train all together"
-            )
+        own = {"warm_start": "detector", "freeze_detector": True, "flow_scale": False}
+        for name, value in own.items():
+            if getattr(self, name) != value:
+                raise UserError(
+                    f"{name} = {getattr(self, name)!r} is not accepted: detector and flow network are trained apart, "
+                    f"which needs {value!r}; train them together as 'dff'"
+                )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,6 +141,18 @@ class KeyFrameConfig(KeyFrames, FlowConfig):
         )
 
 
-_SMALL_FLOW: Mapping[str, Any] = {"flow_network": "tiny"}
-TINY: Mapping[str, Any] = {**RFCN_TINY, **_SMALL_FLOW}
-SMALL: Mapping[str, Any] = {**RFCN_SMALL, **_SMALL_FLOW}
+_SMALL_FLOW: Mapping[str, Any] = {
+    "flow_network": "tiny",
+    "warm_start": "detector",
+    "flow_iterations": 400,
+    "flow_learning_rate": 2e-3,
+}
+_SMALL_PROPAGATION: Mapping[str, Any] = {
+    "propagation_iterations": 300,
+    "propagation_learning_rate": 0.02,
+    "propagation_drops": (0.7,),
+}
+OPTICAL_FLOW_TINY: Mapping[str, Any] = {**RFCN_TINY, **_SMALL_FLOW}
+OPTICAL_FLOW_SMALL: Mapping[str, Any] = {**RFCN_SMALL, **_SMALL_FLOW}
+TINY: Mapping[str, Any] = {**OPTICAL_FLOW_TINY, **_SMALL_PROPAGATION}
+SMALL: Mapping[str, Any] = {**OPTICAL_FLOW_SMALL, **_SMALL_PROPAGATION}

@@ -2,9 +2,9 @@
 
     F_k = N_feat(I_k),   (M, S) = N_flow(I_i, I_k),   y_i = N_task( W(F_k, M) * S )
 
-N_feat and N_task are ``extract`` and all that follows it in a ``SingleFrameDetector``; W is the bilinear warp, S the scale
-map. A key frame answers from its own map, without a warp. Training goes the same way: a frame's losses are the detector's
-own, on the map that its key frame lends.
+N_feat and N_task are ``extract`` and all that follows it in a ``SingleFrameDetector``; W is the bilinear warp, S the
+scale map. A key frame answers from its own map, without a warp. Training goes the same way: a frame's losses are the
+detector's own, on the map that its key frame lends.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from vodbench.knobs import MethodConfig
-from vodbench.spec import Clip, ClipFrame, Clock, Detections, Image, Stage, Stream
+from vodbench.spec import Clip, Clock, Detections, Image, Stage, Stream
 from vodbench_methods.detection.clock import NullClock
 from vodbench_methods.detection.records import Batch
 from vodbench_methods.detection.rpn import RegionProposalNetwork
@@ -25,7 +25,8 @@ from vodbench_methods.detection.single_frame import SingleFrameDetector
 from vodbench_methods.detection.streaming import Answer, AnswerStream, Found, inference_config
 from vodbench_methods.detection.warm_start import narrowed
 from vodbench_methods.flow import Convention, FlowNetwork, FlowOutput, build_flow_network, warp
-from vodbench_methods.propagation.config import DETECTORS, FlowConfig
+from vodbench_methods.propagation.config import DETECTORS, FlowNetworkConfig
+from vodbench_methods.propagation.flow_weights import load_flow_weights
 from vodbench_methods.propagation.stream import KeyFrameStream, detect_from_key_frame
 
 DETECTOR = "detector."  # the prefix of the detector's weights
@@ -34,9 +35,9 @@ DETECTOR = "detector."  # the prefix of the detector's weights
 class FlowDetector(nn.Module):
     """``detector`` and ``flow``; every weight belongs to one of them (``detector.*``, ``flow.*``)."""
 
-    config: Any  # a FlowConfig; methods narrow it
+    config: Any  # a FlowNetworkConfig; methods narrow it
 
-    def __init__(self, config: FlowConfig, num_classes: int) -> None:
+    def __init__(self, config: FlowNetworkConfig, num_classes: int) -> None:
         super().__init__()
         self.config = config
         spec = DETECTORS[config.detector]
@@ -46,9 +47,11 @@ class FlowDetector(nn.Module):
             feature_stride=config.feature_stride,
             map_channels=self.detector.map_channels if config.flow_scale else None,
             with_update=self.predicts_update,
+            initialisation=config.flow_initialisation,
+            mean=config.flow_mean,
         )
         self._frozen: list[nn.Module] = []
-        self._has_weights = False
+        self._flow_is_trained = False
 
     predicts_update = False  # of the flow network: where the propagated map should be computed anew
 
@@ -78,8 +81,7 @@ class FlowDetector(nn.Module):
     def begin_stage(self, stage: Stage) -> None:
         """Start from published weights where none were loaded, and freeze what ``frozen_parts`` names."""
         self.detector.load_backbone()
-        if not self._has_weights and self.config.flow_weights is not None:
-            self.flow.load_published(self.config.flow_weights)
+        self.load_flow()
         self.requires_grad_(True)
         self.detector.backbone.freeze(self.config.frozen_stages)
         self._frozen = self.frozen_parts(stage)
@@ -121,7 +123,7 @@ class FlowDetector(nn.Module):
 
     def stream(self, config: MethodConfig | None = None, clock: Clock | None = None) -> Stream:
         """See ``vodbench.spec.Method.stream``."""
-        own: FlowConfig = inference_config(self.config, config)
+        own: FlowNetworkConfig = inference_config(self.config, config)
         clock = clock or NullClock()
         return self.detector.linked(own, clock, partial(self.answer_stream, own, clock))
 
@@ -134,10 +136,24 @@ class FlowDetector(nn.Module):
 
     # ---- weights
 
+    def load_flow(self) -> None:
+        """Give a flow network that holds random numbers the weights of ``config.flow_weights``, if any."""
+        path = getattr(self.config, "flow_weights", None)
+        if path is not None and not self._flow_is_trained:
+            load_flow_weights(self.flow, path)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        result = super().load_state_dict(state_dict, strict, assign)
+        self.detector.mark_loaded()
+        self._flow_is_trained = any(name.startswith("flow.") for name in state_dict)
+        return result
+
     def load_initial(self, weights: Mapping[str, Tensor]) -> None:
         """From a single-frame detector (everything but the flow network), or an earlier stage of the same kind."""
         if any(name.startswith(DETECTOR) for name in weights):
             own = self.state_dict()
-            self.load_state_dict({n: w for n, w in weights.items() if n in own and own[n].shape == w.shape}, strict=False)
+            self.load_state_dict(
+                {n: w for n, w in weights.items() if n in own and own[n].shape == w.shape}, strict=False
+            )
         else:
             self.detector.load_initial(weights)

@@ -1,8 +1,8 @@
 """The flow baseline of semi-DFF (Han et al., ACM MM 2018, Table 1): features propagated by plain optical flow.
 
-The detector is trained on single frames and stays as it is. The flow network is trained for optical flow alone, on pairs
-of frames whose flow is known: generated video, in the place of Flying Chairs. It has no say in how much of a propagated
-feature is kept. Other methods of the family may start from its weights (``flow_start``).
+The detector is trained on single frames and stays as it is. The flow network is trained for optical flow alone, on
+pairs of frames whose flow is known: generated video, in the place of Flying Chairs. It has no say in how much of a
+propagated feature is kept. Other methods of the family may start from its weights (``flow_start``).
 """
 
 from __future__ import annotations
@@ -18,9 +18,14 @@ from vodbench.spec import Clip, ClipSpec, MethodSpec, Stage
 from vodbench.transforms import flip_flow
 from vodbench_methods.detection.faster_rcnn import latency
 from vodbench_methods.detection.records import Batch
-from vodbench_methods.flow import multi_scale_loss
+from vodbench_methods.flow import ScaledFlow, multi_scale_loss
 from vodbench_methods.flow.truth import resized
-from vodbench_methods.propagation.config import SMALL, TINY, FlowConfig, OpticalFlowConfig
+from vodbench_methods.propagation.config import (
+    OPTICAL_FLOW_SMALL,
+    OPTICAL_FLOW_TINY,
+    FlowConfig,
+    OpticalFlowConfig,
+)
 from vodbench_methods.propagation.model import FlowDetector
 
 
@@ -38,16 +43,16 @@ class OpticalFlowDetector(FlowDetector):
         pyramid = self.flow.pyramid(self.colours(batch), self.colours(other))
         # Clip by clip: a mean over the known pixels of a batch would weigh the clips by how much of them is known.
         losses = [
-            multi_scale_loss([level.part(index) for level in pyramid], known_flow(clip, batch, index))
+            multi_scale_loss([_one(level, index) for level in pyramid], known_flow(clip, batch, index))
             for index, clip in enumerate(clips)
         ]
         return {"flow": torch.stack(losses).mean()}
 
 
 def known_flow(clip: Clip, batch: Batch, index: int) -> Tensor:
-    """(1, 2, H, W) flow from image ``index`` of ``batch``, the clip's reference frame, to its support, in the batch's pixels.
+    """(1, 2, H, W) flow from image ``index`` of ``batch``, the clip's reference frame, to its support.
 
-    NaN where it is unknown, padding included.
+    In pixels of the batch; NaN where it is unknown, padding included.
     """
     flow = clip.supports[0].flow
     assert flow is not None, "the clips of this stage carry flow"
@@ -55,6 +60,10 @@ def known_flow(clip: Clip, batch: Batch, index: int) -> Tensor:
     height, width = batch.sizes[index]
     padding = (0, batch.tensor.shape[3] - width, 0, batch.tensor.shape[2] - height)
     return F.pad(resized(truth, (height, width)), padding, value=torch.nan)[None]
+
+
+def _one(level: ScaledFlow, index: int) -> ScaledFlow:
+    return ScaledFlow(level.flow[index : index + 1], level.stride)
 
 
 def propagation_stages(config: FlowConfig, method: str, clips: ClipSpec) -> tuple[Stage, ...]:
@@ -89,7 +98,7 @@ SPEC = MethodSpec(
     summary="features of sparse key frames, propagated by a network that was trained for optical flow alone",
     paper="Han et al., Semi-Supervised DFF, ACM MM 2018, Table 1 (R-FCN flow)",
     config=OpticalFlowConfig,
-    presets={"paper": {}, "small": SMALL, "tiny": TINY},
+    presets={"paper": {}, "small": OPTICAL_FLOW_SMALL, "tiny": OPTICAL_FLOW_TINY},
     build=_build,
     stages=_stages,
     latency_frames=latency,

@@ -15,7 +15,7 @@ from vodbench_methods.detection.records import Batch, FrameFeatures
 from vodbench_methods.detection.streaming import Answer, Found
 
 if TYPE_CHECKING:
-    from vodbench_methods.propagation.config import FlowConfig
+    from vodbench_methods.propagation.config import FlowNetworkConfig, KeyFrameConfig
     from vodbench_methods.propagation.model import FlowDetector
 
 
@@ -35,7 +35,7 @@ class KeyFrame:
 class KeyFrameStream(Generic[Found]):
     """The answer to a frame is final at once; every l-th frame is a key frame, and any whose size is new."""
 
-    def __init__(self, method: FlowDetector, config: FlowConfig, clock: Clock, answer: Answer[Found]) -> None:
+    def __init__(self, method: FlowDetector, config: KeyFrameConfig, clock: Clock, answer: Answer[Found]) -> None:
         self._method, self._config, self._clock, self._answer = method, config, clock, answer
         self._key: KeyFrame | None = None
         self._since = 0  # frames since the key frame, it included
@@ -66,7 +66,9 @@ def key_frame(method: FlowDetector, image: Image, clock: Clock) -> KeyFrame:
         return KeyFrame(batch, method.detector.extract(batch), image.shape)
 
 
-def propagated(method: FlowDetector, image: Image, key: KeyFrame, config: FlowConfig, clock: Clock) -> FrameFeatures:
+def propagated(
+    method: FlowDetector, image: Image, key: KeyFrame, config: FlowNetworkConfig, clock: Clock
+) -> FrameFeatures:
     """Proposals of a frame and their features, from the key frame's map."""
     with clock.stage("preprocess"):
         batch = method.detector.preprocess([image])
@@ -78,7 +80,7 @@ def propagated(method: FlowDetector, image: Image, key: KeyFrame, config: FlowCo
 
 
 def detect_from_key_frame(
-    method: FlowDetector, images: Sequence[Image], reference: int, config: FlowConfig
+    method: FlowDetector, images: Sequence[Image], reference: int, config: KeyFrameConfig
 ) -> Detections:
     """Detections of frame ``reference`` from its key frame alone, for frames of one size."""
     clock = NullClock()

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Generic
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from vodbench.spec import Clock, Detections, Image
+from vodbench.spec import Clock, Detections
 from vodbench_methods.detection.records import FrameFeatures
-from vodbench_methods.detection.streaming import Answer, Found
+from vodbench_methods.detection.streaming import Answer, EncodedFrames, Found
 from vodbench_methods.linking import wants_relations
 from vodbench_methods.rdn.config import RDNBasicConfig
 from vodbench_methods.rdn.records import Pool
@@ -34,22 +34,18 @@ def window(reference: int, num_frames: int, config: RDNBasicConfig) -> tuple[ran
     return range(start, stop), copies
 
 
-class RDNStream(Generic[Found]):
+class RDNStream(EncodedFrames[Found]):
     """The answer to frame t lags T frames: it is final when frame t + T was seen, or when the video ends."""
 
     def __init__(self, method: RDNBasic, config: RDNBasicConfig, clock: Clock, answer: Answer[Found]) -> None:
-        self._method, self._config, self._clock, self._answer = method, config, clock, answer
+        super().__init__(method, config, clock)
+        self._method, self._answer = method, answer
         self._memory = method.memory(config)
         self._owed: deque[FrameFeatures] = deque()  # frames without an answer so far, oldest first
         self._num_frames = 0
 
     @torch.inference_mode()
-    def push(self, image: Image) -> list[Found]:
-        return self.push_encoded(self._method.encode(image, self._config, self._clock))
-
-    @torch.inference_mode()
     def push_encoded(self, encoded: FrameFeatures) -> list[Found]:
-        """As ``push`` for a frame that ``encode`` has seen already (possibly in an earlier stream)."""
         with self._clock.stage("relation"):
             self._memory.push(self._method.support(encoded.top(self._config.K)))
         self._owed.append(encoded.top(self._config.proposals))

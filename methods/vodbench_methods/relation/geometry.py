@@ -67,11 +67,12 @@ class GeometricWeights:
         self._memory: Tensor | None = None
         self._pairs: PairWaves | None = None
 
-    def __call__(self, queries: Tensor) -> Tensor:
+    def __call__(self, queries: Tensor, out: Tensor | None = None) -> Tensor:
         """(H, Q, K) float32, positive: the factor that multiplies exp(q.k / sqrt(d_k)), per head.
 
-        Where no gradient is asked for it is good until the next call, which writes to the same memory: asking the
-        system for fresh pages costs a CPU as much as a matrix product does.
+        Where no gradient is asked for it lies in ``out`` (see ``room``); without ``out`` it is good until the next
+        call, which writes to the same memory: asking the system for fresh pages costs a CPU as much as a matrix product
+        does.
         """
         count = len(queries)
         with torch.autocast(queries.device.type, enabled=False):
@@ -83,7 +84,7 @@ class GeometricWeights:
                 waves = PairWaves(count, len(self.keys), queries.device)(distances)
                 total = torch.baddbmm(separable, self._centre_weight.expand(count, -1, -1), waves).transpose(0, 1)
                 return total.clamp(min=_WEIGHT_FLOOR) if self.floor == "max" else total.relu() + _WEIGHT_FLOOR
-            total = self._room(count)
+            total = self._own_room(count) if out is None else out
             self._add_up(total, query_side, distances)
             total = total.transpose(0, 1)
             return total.clamp_(min=_WEIGHT_FLOOR) if self.floor == "max" else total.relu_().add_(_WEIGHT_FLOOR)
@@ -95,10 +96,14 @@ class GeometricWeights:
         bias = self._bias[:, None].expand(len(queries), -1, 1)
         return torch.cat([mixed.permute(1, 2, 0, 3).flatten(2), bias], dim=2)
 
-    def _room(self, count: int) -> Tensor:
-        """(count, H, K), the same memory each time while it suffices."""
+    def room(self, count: int) -> Tensor:
+        """(count, H, K) fresh memory; a part of its rows is an ``out`` for as many queries."""
+        return self._key_side.new_empty(count, self.num_heads, len(self.keys))
+
+    def _own_room(self, count: int) -> Tensor:
+        """The same memory each time while it suffices."""
         if self._memory is None or len(self._memory) < count:
-            self._memory = self._key_side.new_empty(count, self.num_heads, len(self.keys))
+            self._memory = self.room(count)
         return self._memory[:count]
 
     def _add_up(self, total: Tensor, query_side: Tensor, distances: Tensor) -> None:

@@ -14,21 +14,20 @@ row of RDN's Table 3: relations without any other frame.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Generic, cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vodbench.knobs import MethodConfig
-from vodbench.spec import Clock, Image, MethodSpec, Stage
+from vodbench.spec import Clock, Image
 from vodbench_methods.detection.box_head import fully_connected
 from vodbench_methods.detection.clip_training import ClipTrainedDetector
 from vodbench_methods.detection.clock import NullClock
-from vodbench_methods.detection.faster_rcnn import latency
 from vodbench_methods.detection.records import Batch, FrameFeatures, Proposals, RoiSamples
-from vodbench_methods.detection.streaming import Answer, AnswerStream, Found
-from vodbench_methods.detection.warm_start import relation_stages
+from vodbench_methods.detection.streaming import Answer, AnswerStream, Found, SingleFrameStream
+from vodbench_methods.detection.warm_start import relation_method
 from vodbench_methods.relation import Floor, ObjectRelation, SharedGeometry
 from vodbench_methods.relation_network.config import SMALL, TINY, RelationNetworkConfig
 
@@ -61,7 +60,10 @@ class RelationNetwork(ClipTrainedDetector):
         return self._activated(self.fcs[0](pooled))
 
     def answer_stream(self, config: RelationNetworkConfig, clock: Clock, answer: Answer[Found]) -> AnswerStream[Found]:
-        return RelationNetworkStream(self, config, clock, answer)
+        def related(frame: FrameFeatures) -> Tensor:
+            return self.relate(frame.features, frame.boxes)
+
+        return SingleFrameStream(self, config, clock, answer, related)
 
     # ---- relations, the same in training and at test
 
@@ -69,15 +71,12 @@ class RelationNetwork(ClipTrainedDetector):
         """(n, D) features x_L from z_1 of (n, 4) boxes of one frame; rows ``first_key`` and later are attended to."""
         relations = [cast(ObjectRelation, module) for module in self.relations]
         keys = boxes[first_key:]
-        geometry = SharedGeometry(relations, keys)
-        # Copied: at inference the next chunk is written over the one before.
-        weights = [[w.clone() for w in geometry(rows)] for rows in torch.split(boxes, geometry.rows_per_chunk)]
-        for index, module in enumerate(relations):
+        geometry = SharedGeometry(relations, keys).of_all(boxes)
+        for index, (module, weights) in enumerate(zip(relations, geometry, strict=True)):
             if index:
                 features = self._activated(self.fcs[index](features))
             kv = module.project_keys(features[first_key:], keys)
-            of_module = torch.cat([chunk[index] for chunk in weights], dim=1)  # (H, n, K)
-            features = self._added(features, module.attend_weighted(features, of_module, kv))
+            features = self._added(features, module.attend_weighted(features, weights, kv))
         return features
 
     def _activated(self, features: Tensor) -> Tensor:
@@ -108,47 +107,11 @@ class RelationNetwork(ClipTrainedDetector):
         return torch.cat(related)
 
 
-class RelationNetworkStream(Generic[Found]):
-    """The answer to a frame is final at once."""
-
-    def __init__(
-        self, method: RelationNetwork, config: RelationNetworkConfig, clock: Clock, answer: Answer[Found]
-    ) -> None:
-        self._method, self._config, self._clock, self._answer = method, config, clock, answer
-
-    @torch.inference_mode()
-    def push(self, image: Image) -> list[Found]:
-        return self.push_encoded(self._method.encode(image, self._config, self._clock))
-
-    @torch.inference_mode()
-    def push_encoded(self, encoded: FrameFeatures) -> list[Found]:
-        """As ``push`` for a frame that ``encode`` has seen already (possibly for another stream)."""
-        with self._clock.stage("relation"):
-            features = self._method.relate(encoded.features, encoded.boxes)
-        with self._clock.stage("post"):
-            return [self._answer(encoded, features)]
-
-    def close(self) -> list[Found]:
-        return []
-
-
-def _build(config: MethodConfig, num_classes: int) -> RelationNetwork:
-    assert isinstance(config, RelationNetworkConfig)
-    return RelationNetwork(config, num_classes)
-
-
-def _stages(config: MethodConfig) -> tuple[Stage, ...]:
-    assert isinstance(config, RelationNetworkConfig)
-    return relation_stages(config, SPEC.name, config.single_frames())
-
-
-SPEC = MethodSpec(
-    name="relation-network",
+SPEC = relation_method(
+    "relation-network",
+    RelationNetwork,
+    RelationNetworkConfig,
     summary="Relation Networks: proposals of one frame attend to each other",
     paper="Hu et al., Relation Networks for Object Detection, CVPR 2018; as in RDN's Table 3",
-    config=RelationNetworkConfig,
     presets={"paper": {}, "small": SMALL, "tiny": TINY},
-    build=_build,
-    stages=_stages,
-    latency_frames=latency,
 )

@@ -16,7 +16,7 @@ POOLINGS = ("align", "original", "deformable")
 
 
 @dataclass(frozen=True, kw_only=True)
-class RFCNConfig(DetectorConfig):
+class PositionSensitiveConfig(DetectorConfig):
     """R-FCN as Deep Feature Flow trains it: conv5, reduced, feeds both the RPN and the position-sensitive maps."""
 
     # ---- network
@@ -30,7 +30,7 @@ class RFCNConfig(DetectorConfig):
 
     # ---- proposals
     anchor_sizes: tuple[float, ...] = knob((128.0, 256.0, 512.0), "square root of an anchor's area, px")
-    rpn_channels: int = knob(0, "channels of a 3x3 convolution before the RPN's outputs; 0: none", low=0)
+    rpn_channels: int = knob(0, "channels of the RPN's 3x3 convolution; 0: it has none (Deep Feature Flow)", low=0)
 
     # ---- RoIs
     pooling: str = knob(
@@ -57,11 +57,25 @@ class RFCNConfig(DetectorConfig):
             raise UserError(f"map_channels = {self.map_channels} has no halves; give an even number")
 
 
+@dataclass(frozen=True, kw_only=True)
+class RFCNConfig(PositionSensitiveConfig):
+    """The same by itself, on every frame of a video or with copies between (the copy baseline of semi-DFF)."""
+
+    key_frame_interval: int = knob(
+        1,
+        "every l-th frame is looked at, its detections are copied to those after it",
+        kind="inference",
+        symbol="l",
+        low=1,
+    )
+
+
 def _without_head(preset: Mapping[str, Any]) -> dict[str, Any]:
     """What of Faster R-CNN's preset is not about its fully connected head."""
     return {name: value for name, value in preset.items() if name in DetectorConfig.knobs()}
 
 
-_SMALL_MAPS: Mapping[str, Any] = {"map_channels": 64, "map_dilation": 2, "roi_size": 5, "weight_decay": 1e-4}
-TINY: Mapping[str, Any] = {**_without_head(FASTER_RCNN_TINY), **_SMALL_MAPS}
-SMALL: Mapping[str, Any] = {**_without_head(FASTER_RCNN_SMALL), **_SMALL_MAPS}
+_SMALL_MAPS: Mapping[str, Any] = {"map_channels": 64, "map_dilation": 2, "roi_size": 3, "weight_decay": 1e-4}
+# More proposals than roi_batch, so that there are hard ones to choose from.
+TINY: Mapping[str, Any] = {**_without_head(FASTER_RCNN_TINY), **_SMALL_MAPS, "train_proposals": 64}
+SMALL: Mapping[str, Any] = {**_without_head(FASTER_RCNN_SMALL), **_SMALL_MAPS, "train_proposals": 96}

@@ -28,17 +28,17 @@ def deformable_convolution(
     """
     taps = weight.shape[2]
     count, _, height, width = offsets.shape
-    moves = offsets.view(count, -1, taps, taps, 2, height, width)
+    moves = offsets.reshape(count, -1, taps, taps, 2, height, width)
     down, inside_rows = _within(moves[:, :, :, :, 0], x.shape[2], padding, dilation, tap_axis=2, axis=4)
     right, inside_columns = _within(moves[:, :, :, :, 1], x.shape[3], padding, dilation, tap_axis=3, axis=5)
     convolved: Tensor = torchvision.ops.deform_conv2d(
         x,
-        torch.stack((down, right), dim=4).view_as(offsets),
+        torch.stack((down, right), dim=4).reshape(offsets.shape),
         weight,
         bias,
         padding=padding,
         dilation=dilation,
-        mask=(inside_rows & inside_columns).to(x.dtype).view(count, -1, height, width),
+        mask=(inside_rows & inside_columns).to(x.dtype).reshape(count, -1, height, width),
     )
     return convolved
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from vodbench.errors import UserError
 from vodbench.knobs import MethodConfig
-from vodbench.spec import MethodSpec, Stage
+from vodbench.spec import Clock, MethodSpec, Stage
 from vodbench_methods.detection.backbones import build_backbone, load_torchvision_weights
 from vodbench_methods.detection.box_head import hardest_rois
 from vodbench_methods.detection.faster_rcnn import latency
@@ -24,7 +24,9 @@ from vodbench_methods.detection.records import Batch, Proposals, RoiSamples, Tar
 from vodbench_methods.detection.rpn import RegionProposalNetwork
 from vodbench_methods.detection.sampling import label_rois
 from vodbench_methods.detection.single_frame import SingleFrameDetector
+from vodbench_methods.detection.streaming import Answer, AnswerStream, Found, SingleFrameStream
 from vodbench_methods.rfcn.config import SMALL, TINY, RFCNConfig
+from vodbench_methods.rfcn.copy import CopyStream
 from vodbench_methods.rfcn.deformable import deformable_ps_roi_pool, make_deformable
 from vodbench_methods.rfcn.position_sensitive import ps_roi_align, ps_roi_pool
 
@@ -80,7 +82,8 @@ class RFCN(SingleFrameDetector):
 
     def maps(self, feature_map: Tensor) -> tuple[Tensor, Tensor]:
         """What the RPN sees, and the position-sensitive maps: (C + 1 + 4) * k * k, then those of the offsets if any."""
-        rpn_map, roi_map = feature_map.chunk(2, dim=1)
+        # Halves of a channels_last map have gaps, and convolutions over gaps are slow on a CPU.
+        rpn_map, roi_map = (half.contiguous() for half in feature_map.chunk(2, dim=1))
         scores = self.score_maps(roi_map)
         return rpn_map, scores if self.offset_maps is None else torch.cat((scores, self.offset_maps(roi_map)), dim=1)
 
@@ -120,6 +123,12 @@ class RFCN(SingleFrameDetector):
 
     def roi_features(self, pooled: Tensor) -> Tensor:
         return pooled
+
+    # ---- inference
+
+    def answer_stream(self, config: RFCNConfig, clock: Clock, answer: Answer[Found]) -> AnswerStream[Found]:
+        stream = SingleFrameStream(self, config, clock, answer)
+        return stream if config.key_frame_interval == 1 else CopyStream(stream, config.key_frame_interval)
 
     # ---- training
 

@@ -21,14 +21,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vodbench.knobs import MethodConfig
-from vodbench.spec import Clock, Detections, Image, MethodSpec, Stage
+from vodbench.spec import Clock, Detections, Image
 from vodbench_methods.detection.box_head import fully_connected
 from vodbench_methods.detection.clip_training import ClipTrainedDetector, lent_frames
 from vodbench_methods.detection.clock import NullClock
-from vodbench_methods.detection.faster_rcnn import latency
 from vodbench_methods.detection.records import Batch, FrameFeatures, Proposals, RoiSamples
 from vodbench_methods.detection.streaming import Answer, AnswerStream, Found
-from vodbench_methods.detection.warm_start import relation_stages
+from vodbench_methods.detection.warm_start import relation_method
 from vodbench_methods.selsa.aggregation import Lent, SemanticAggregation
 from vodbench_methods.selsa.config import SMALL, TINY, SELSAConfig
 from vodbench_methods.sequence import detect_from_scratch, sequence_stream
@@ -122,23 +121,11 @@ class SELSA(ClipTrainedDetector):
         return torch.cat([self.aggregate(query, pool) for query, pool in zip(features, pools, strict=False)])
 
 
-def _build(config: MethodConfig, num_classes: int) -> SELSA:
-    assert isinstance(config, SELSAConfig)
-    return SELSA(config, num_classes)
-
-
-def _stages(config: MethodConfig) -> tuple[Stage, ...]:
-    assert isinstance(config, SELSAConfig)
-    return relation_stages(config, SPEC.name, config.clips())
-
-
-SPEC = MethodSpec(
-    name="selsa",
+SPEC = relation_method(
+    "selsa",
+    SELSA,
+    SELSAConfig,
     summary="SELSA: proposals aggregate those of frames from the whole video",
     paper="Wu et al., Sequence Level Semantics Aggregation for Video Object Detection, ICCV 2019",
-    config=SELSAConfig,
     presets={"paper": {}, "small": SMALL, "tiny": TINY},
-    build=_build,
-    stages=_stages,
-    latency_frames=latency,
 )

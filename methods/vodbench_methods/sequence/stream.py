@@ -15,9 +15,9 @@ from typing import Any, Generic, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from vodbench.spec import Clock, Detections, Image
+from vodbench.spec import Clock, Detections, FrameEncoder, Image
 from vodbench_methods.detection.records import FrameFeatures
-from vodbench_methods.detection.streaming import Answer, AnswerStream, Found
+from vodbench_methods.detection.streaming import Answer, AnswerStream, EncodedFrames, Found
 from vodbench_methods.sequence.choice import around, reach, spread_over
 from vodbench_methods.sequence.config import SequenceConfig
 
@@ -25,7 +25,7 @@ Lent = TypeVar("Lent")  # what a support frame lends, made of that frame alone
 Pool = TypeVar("Pool")  # what all support frames of a reference lend together
 
 
-class SequenceMethod(Protocol[Lent, Pool]):
+class SequenceMethod(FrameEncoder, Protocol[Lent, Pool]):
     """What a method supplies to have these streams. ``config`` differs from its own in inference knobs only."""
 
     def encode(self, image: Image, config: Any, clock: Clock | None = None) -> FrameFeatures:
@@ -71,21 +71,15 @@ def detect_from_scratch(
     return method.detections(frame, method.relate(frame, pool, config), config)
 
 
-class _SequenceStream(Generic[Lent, Pool, Found]):
-    """What both streams share: a frame is encoded once, and answered with the pool of its supports."""
+class _SequenceStream(EncodedFrames[Found], Generic[Lent, Pool, Found]):
+    """What both streams share: a frame is answered with the pool of its supports."""
 
     def __init__(
         self, method: SequenceMethod[Lent, Pool], config: SequenceConfig, clock: Clock, answer: Answer[Found]
     ) -> None:
-        self._method, self._config, self._clock, self._to_answer = method, config, clock, answer
+        super().__init__(method, config, clock)
+        self._method, self._to_answer = method, answer
         self._owed: deque[FrameFeatures] = deque()  # frames without detections so far, oldest first
-
-    @torch.inference_mode()
-    def push(self, image: Image) -> list[Found]:
-        return self.push_encoded(self._method.encode(image, self._config, self._clock))
-
-    def push_encoded(self, encoded: FrameFeatures) -> list[Found]:
-        raise NotImplementedError
 
     def _answer(self, frame: FrameFeatures, pool: Pool) -> Found:
         frame = frame.top(self._config.proposals)
@@ -108,7 +102,6 @@ class WholeVideoStream(_SequenceStream[Lent, Pool, Found]):
 
     @torch.inference_mode()
     def push_encoded(self, encoded: FrameFeatures) -> list[Found]:
-        """As ``push`` for a frame that ``encode`` has seen already (possibly in an earlier stream)."""
         self._owed.append(encoded)
         return []
 
@@ -134,7 +127,6 @@ class WindowStream(_SequenceStream[Lent, Pool, Found]):
 
     @torch.inference_mode()
     def push_encoded(self, encoded: FrameFeatures) -> list[Found]:
-        """As ``push`` for a frame that ``encode`` has seen already (possibly in an earlier stream)."""
         self._lent.append((self._num_frames, self._support(encoded)))
         self._owed.append(encoded)
         self._num_frames += 1

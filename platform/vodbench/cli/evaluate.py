@@ -200,12 +200,11 @@ def _detected(what: str, asked: _Detect, source: DataSource, data_fingerprint: s
 
 def weights_url(run: str, fingerprint: str) -> str:
     """The checkpoint file that ``resolve_run(run)`` took: the training's own, the trial's study's, or ``run``."""
-    from vodbench.checkpoints import checkpoint_url
+    from vodbench.checkpoints import checkpoint_url, study_of
     from vodbench.storage import exists
 
     run = run.rstrip("/") or run
-    study = posixpath.dirname(posixpath.dirname(run))
-    stores = [checkpoint_url(folder, fingerprint) for folder in (run, study)]
+    stores = [checkpoint_url(folder, fingerprint) for folder in (run, study_of(run))]
     return next((url for url in stores if exists(url)), run)
 
 

@@ -7,16 +7,20 @@ import subprocess
 from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 import yaml
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress
 
 import vodbench
 from vodbench.errors import UserError
 from vodbench.progress import progress_bar
+
+if TYPE_CHECKING:
+    from vodbench.training.fingerprints import PlannedStage
 
 # Messages go to stderr, so that what a script reads from stdout (tables, --json) stays clean.
 console = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -52,6 +56,13 @@ def announce(
     console.print(f"[bold]{what}[/]  " + "  ".join(f"{name} {value}" for name, value in facts if value is not None))
     if config:
         console.print("  " + "  ".join(f"{name}={json.dumps(value)}" for name, value in config.items()))
+
+
+def warn_of_beginnings(missing: Iterable[PlannedStage]) -> None:
+    """What the settings of the stages that start from fresh weights have to say, each line once."""
+    configs = [planned.stage.config for planned in missing if planned.parent is None]
+    for line in dict.fromkeys(line for config in configs for line in config.warnings()):
+        console.print(f"[yellow]warning:[/] {escape(line)}")
 
 
 def progress() -> Progress:

@@ -57,7 +57,8 @@ def gains(
     name = _named(study)
     if not load_study(name, scale=scale).comparisons:
         raise UserError(f"study '{name}' has no 'comparisons'; add some, or choose one of {', '.join(_families())}")
-    folder = sweep.run(name, data=data, out=out, tracking=tracking, scale=scale)
+    asked = sweep.Asked(study=name, data=data, out=out, tracking=tracking, scale=scale)
+    folder = sweep.run(asked, table=False).folder
     found = _judged(folder)
     write_text(join(folder, "gains.json"), _json_text(found))
     Console().print(_table(found))

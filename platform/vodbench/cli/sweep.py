@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -9,8 +11,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from vodbench.cli.shared import announce, console, example, parse_settings, print_json, revision
-from vodbench.storage import join
+from vodbench.cli.shared import announce, console, example, parse_settings, print_json, revision, warn_of_beginnings
+from vodbench.storage import exists, join
 from vodbench.studies import PublishedPoint, Study, load_study, published_points
 
 if TYPE_CHECKING:
@@ -45,62 +47,105 @@ def command(
     overrides = parse_settings(set_ or [])
     if trials is not None:
         overrides["search.trials"] = trials
-    chosen, folder = _chosen(study, overrides, data, out, scale, tracking)
-    result, folder = _run(chosen, folder, tracking, ray, retry_failed)
-    Console().print(trial_table(result.records, result.front, published_points(chosen)))
-    _closing_lines(result, folder)
+    swept = run(
+        Asked(
+            study=study,
+            overrides=overrides,
+            data=data,
+            out=out,
+            scale=scale,
+            tracking=tracking,
+            ray=ray,
+            retry_failed=retry_failed,
+        )
+    )
     if json:
-        print_json(_figures(chosen, result, folder))
+        print_json(_figures(swept))
 
 
-def run(study: str, *, data: str | None, out: str | None, tracking: str | None, scale: str | None) -> str:
-    """Run a study or continue it, for other commands; returns its folder."""
-    chosen, folder = _chosen(study, {}, data, out, scale, tracking)
-    result, folder = _run(chosen, folder, tracking, None, False)
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """The command's arguments, for other commands too; ``overrides`` are those of ``--set``.
+
+    ``video``: the folder for data that the study has generated; ``data`` in the study's own folder when left out.
+    """
+
+    study: str
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    data: str | None = None
+    video: str | None = None
+    out: str | None = None
+    scale: str | None = None
+    tracking: str | None = None
+    ray: str | None = None
+    retry_failed: bool = False
+
+
+@dataclass(frozen=True)
+class Swept:
+    """A study that was run, with what came out and where."""
+
+    study: Study
+    result: SweepResult
+    folder: str
+
+
+def run(asked: Asked, *, table: bool = True) -> Swept:
+    """Run a study or continue it, and say what came out: trial by trial with ``table``."""
+    study, out = _chosen(asked)
+    result, folder = _run(asked, study, out)
+    if table:
+        Console().print(trial_table(result.records, result.front, published_points(study)))
     _closing_lines(result, folder)
-    return folder
+    return Swept(study, result, folder)
 
 
-def _chosen(
-    name: str, overrides: dict[str, Any], data: str | None, out: str | None, scale: str | None, tracking: str | None
-) -> tuple[Study, str]:
+def _chosen(asked: Asked) -> tuple[Study, str]:
     """The study as the arguments change it, and its folder. Generates its data where that is what it asks for."""
-    if data is not None:
-        overrides["data.root"] = data
-    study = load_study(name, overrides, scale)
-    folder = f"runs/{study.name}" if out is None else out
+    overrides = dict(asked.overrides)
+    if asked.data is not None:
+        overrides["data.root"] = asked.data
+    study = load_study(asked.study, overrides, asked.scale)
+    folder = f"runs/{study.name}" if asked.out is None else asked.out
     if study.data.root is None and study.data.generate is not None:
-        overrides["data.root"] = _generated(study, folder, tracking)
-        study = load_study(name, overrides, scale)
+        overrides["data.root"] = _generated(asked, study, folder)
+        study = load_study(asked.study, overrides, asked.scale)
     return study, folder
 
 
-def _generated(study: Study, folder: str, tracking: str | None) -> str:
+def _generated(asked: Asked, study: Study, folder: str) -> str:
     """The root of the video that the study asks to be made. What else can be wrong is said before it is written."""
     from vodbench.cli.data import generated_shards
     from vodbench.studies import method_spaces
+    from vodbench.sweeps.beginnings import check_beginnings
     from vodbench.sweeps.folder import StudyFolder
     from vodbench.tracking.server import connect
 
     method_spaces(study)
     published_points(study)
-    if tracking is not None:
-        connect(tracking)
-    StudyFolder(folder).check(study)
+    if asked.tracking is not None:
+        connect(asked.tracking)
+    own = StudyFolder(folder)
+    own.check(study)
+    if asked.ray is None and not exists(own.study_url):
+        check_beginnings(study, folder, "unknown")
     assert study.data.generate is not None
-    return generated_shards(join(folder, "data"), study.data.generate)
+    return generated_shards(join(folder, "data") if asked.video is None else asked.video, study.data.generate)
 
 
-def _run(study: Study, out: str, tracking: str | None, ray: str | None, retry_failed: bool) -> tuple[SweepResult, str]:
+def _run(asked: Asked, study: Study, out: str) -> tuple[SweepResult, str]:
     # Ray and Optuna take seconds to import: not for --help, nor before a typing error in the study is found.
     from vodbench.studies import method_spaces
 
     method_spaces(study)
     from vodbench.device import pick_device
+    from vodbench.sweeps.beginnings import check_beginnings, missing_beginnings
     from vodbench.sweeps.running import plan_sweep, run_sweep
     from vodbench.tracking.server import redact
 
-    plan = plan_sweep(study, out, tracking_uri=tracking, revision=revision())
+    plan = plan_sweep(study, out, tracking_uri=asked.tracking, revision=revision())
+    if asked.ray is None:  # the weights that a cluster begins from are on its machines
+        check_beginnings(study, plan.context.folder, plan.context.data_fingerprint)
     announce(
         f"sweep {study.name}",
         config={
@@ -116,8 +161,10 @@ def _run(study: Study, out: str, tracking: str | None, ray: str | None, retry_fa
         device=str(pick_device(study.runtime.device)),
         data=plan.context.data_fingerprint,
     )
-    _check_cluster(study, ray)
-    return run_sweep(plan, console, ray_address=ray, retry_failed=retry_failed), plan.context.folder
+    warn_of_beginnings(missing_beginnings(study, plan.context.folder, plan.context.data_fingerprint))
+    _check_cluster(study, asked.ray)
+    result = run_sweep(plan, console, ray_address=asked.ray, retry_failed=asked.retry_failed)
+    return result, plan.context.folder
 
 
 def _check_cluster(study: Study, ray: str | None) -> None:
@@ -180,11 +227,12 @@ def _closing_lines(result: SweepResult, folder: str) -> None:
         console.print(f"MLflow: mlflow ui --backend-store-uri {redact(result.tracking_uri)}")
 
 
-def _figures(study: Study, result: SweepResult, folder: str) -> dict[str, Any]:
+def _figures(swept: Swept) -> dict[str, Any]:
+    result = swept.result
     complete = [record for record in result.records if record.status == "complete"]
     return {
-        "study": study.name,
-        "out": folder,
+        "study": swept.study.name,
+        "out": swept.folder,
         "trials_complete": len(complete),
         "trials_failed": len(result.records) - len(complete),
         "trials_new": result.ran,

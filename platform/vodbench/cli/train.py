@@ -5,7 +5,7 @@ from __future__ import annotations
 import json as json_format
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,7 +13,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
-from vodbench.cli.shared import announce, console, example, parse_settings, print_json, progress, revision
+from vodbench.cli.shared import (
+    announce,
+    console,
+    example,
+    parse_settings,
+    print_json,
+    progress,
+    revision,
+    warn_of_beginnings,
+)
 from vodbench.data_source import DataSource
 from vodbench.errors import UserError, unknown
 from vodbench.knobs import MethodConfig
@@ -93,7 +102,7 @@ def _train(asked: Asked) -> tuple[PlannedStage, ...]:
     from vodbench.cluster import check_workers, start_ray
     from vodbench.device import pick_device
     from vodbench.storage import make_folder
-    from vodbench.training.driver import missing_stages, scaling_config, train
+    from vodbench.training.driver import check_begin, missing_stages, scaling_config, train
     from vodbench.training.fingerprints import plan_stages
     from vodbench.training.run_folder import check_run_folder, write_run_file
 
@@ -114,10 +123,11 @@ def _train(asked: Asked) -> tuple[PlannedStage, ...]:
     if asked.ray is None:  # before an embedded Ray is started: that takes seconds
         if not USE_GPU[asked.device]:
             check_workers(asked.workers)
-        _check_begin(missing_stages(asked.out, [planned]), len(dataset.classes))
+        check_begin(missing_stages(asked.out, [planned]), len(dataset.classes))
         make_folder(asked.out)
     settings = {**asked.config.to_mapping(), "workers": asked.workers, "threads": asked.threads}
     announce(f"train {asked.method}", config=settings, seed=asked.seed, device=device, data=dataset.fingerprint)
+    warn_of_beginnings(missing_stages(asked.out, [planned]))
     with _one_line_failures(), _bars(planned) as on_progress:
         if missing_stages(asked.out, [planned]):
             start_ray(asked.ray)
@@ -138,13 +148,6 @@ def _train(asked: Asked) -> tuple[PlannedStage, ...]:
             revision=revision(),
         )
     return planned
-
-
-def _check_begin(missing: Sequence[PlannedStage], num_classes: int) -> None:
-    """What a method reads when it begins (weights to start from) is missed here, not in a worker."""
-    if missing and missing[0].parent is None:
-        stage = missing[0].stage
-        method_spec(stage.method).build(stage.config, num_classes).begin_stage(stage)
 
 
 @contextmanager

@@ -36,7 +36,7 @@ def render_report(out: str) -> str:
     points = measured_points(records)
     if not points:
         raise UserError(f"'{out}' holds no complete trial, so there is nothing to report; run the sweep again")
-    best = best_of_each_method(points)
+    best = best_of_each_method(points, [entry.method for entry in study.methods])
     published = published_points(study)
     figures = [
         front_figure(points, published),
@@ -64,14 +64,14 @@ def render_report(out: str) -> str:
     return environment.get_template("report.html.j2").render(values)
 
 
-def best_of_each_method(points: Sequence[Point]) -> list[Point]:
-    """The most accurate trial of each method, by rising accuracy: the first is the baseline of comparisons."""
+def best_of_each_method(points: Sequence[Point], methods: Sequence[str]) -> list[Point]:
+    """The most accurate trial of each of these methods, in their order: the first is the baseline of comparisons."""
     best: dict[str, Point] = {}
     for point in points:
         held = best.get(point.record.method)
         if held is None or point.accuracy.map > held.accuracy.map:
             best[point.record.method] = point
-    return sorted(best.values(), key=lambda point: (point.runtime.latency_frames != 0, point.accuracy.map))
+    return [best[method] for method in dict.fromkeys(methods) if method in best]
 
 
 def _embedded(figure: Any, *, first: bool) -> str:

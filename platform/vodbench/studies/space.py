@@ -54,6 +54,10 @@ class KnobValues:
         # Twelve digits undo the binary error of low + i * step (0.1 + 2 * 0.1 is 0.3).
         return tuple(self._typed(float(f"{low + i * step:.12g}")) for i in range(count))
 
+    def first(self) -> Any:
+        """The first of the list, or the low end of the range."""
+        return self._typed(self.values.low) if isinstance(self.values, Range) else self.values[0]
+
     def distribution(self) -> optuna.distributions.BaseDistribution:
         """What Optuna draws from: numbers of a list by their rank (so that order counts), names as categories."""
         from optuna import distributions as d
@@ -103,6 +107,10 @@ class MethodSpace:
         config = self.base.replace(**values)
         complete = config.to_mapping()  # as the configuration holds it: 3.0 given for an integer became 3
         return Point(self.spec.name, config, {name: complete[name] for name in values})
+
+    def first(self) -> Point:
+        """One point, whatever the sampler: the first value of every knob."""
+        return self.point({knob.name: knob.first() for knob in self.knobs})
 
     def grid(self) -> Iterator[Point]:
         """Every combination; the first knob of the file varies slowest."""

@@ -18,6 +18,7 @@ from vodbench.cluster import start_ray
 from vodbench.data_source import DataSource
 from vodbench.errors import UserError
 from vodbench.knobs import MethodConfig
+from vodbench.registry import method_spec
 from vodbench.storage import filesystem
 from vodbench.training.claims import claim
 from vodbench.training.fingerprints import PlannedStage, plan_stages
@@ -121,6 +122,14 @@ def missing_stages(store: str, chains: Sequence[tuple[PlannedStage, ...]]) -> tu
     """
     missing = {stage.fingerprint: stage for chain in chains for stage in _missing_of(store, chain)}
     return tuple(sorted(missing.values(), key=lambda stage: (stage.index, stage.fingerprint)))
+
+
+def check_begin(missing: Sequence[PlannedStage], num_classes: int) -> None:
+    """What a method reads when it begins (weights to start from) is missed here, not in a worker."""
+    for planned in missing:
+        if planned.parent is None:
+            stage = planned.stage
+            method_spec(stage.method).build(stage.config, num_classes).begin_stage(stage)
 
 
 def _missing_of(store: str, chain: tuple[PlannedStage, ...]) -> tuple[PlannedStage, ...]:

@@ -5,13 +5,13 @@
 Three conventions are in use for the position p + flow(p) and for samples outside the map. Weights trained with one are
 wrong with another, by up to a cell where nothing moves:
 
-=============  =============================  =====================================  ==================
-name           position (x; y likewise)       zero flow                              outside
-=============  =============================  =====================================  ==================
-``exact``      p + flow                       the identity                           zero
-``mega``       (p + flow) w / (w - 1) - 1/2   -1/2 cell at the left, +1/2 at the end the nearest cell
-``mmtracking`` (p + flow) (w - 1) / w         0 at the left, -(w - 1) / w at the end the nearest cell
-=============  =============================  =====================================  ==================
+==============  ============================  ================================  ================
+name            position (x; y likewise)      moves what stands still by        outside
+==============  ============================  ================================  ================
+``exact``       p + flow                      nothing: the identity             zero
+``mega``        (p + flow) w / (w - 1) - 1/2  -1/2 cell (left) to +1/2 (right)  the nearest cell
+``mmtracking``  (p + flow) (w - 1) / w        0 (left) to -(w - 1) / w (right)  the nearest cell
+==============  ============================  ================================  ================
 
 ``exact`` is that of the original DFF and FGFA (MXNet's BilinearSampler).
 """
