@@ -52,8 +52,7 @@ SHRUNK = {
     "frame_range": 2,
     "key_frame_range": 2,
     "key_frame_interval": 3,
-    "gamma": 0.6,
-    "update_threshold": -10.0,  # near the median of what the weights below give
+    "gamma": 0.6,  # about half of a frame is to be updated
     "score_threshold": 0.01,
     "max_detections": 60,
 }
@@ -83,7 +82,7 @@ CHANGED: dict[str, Any] = {
     "gamma": 0.0,
     "aggregation": False,
     "partial_updating": False,
-    "update_threshold": -12.0,
+    "update_threshold": -2.0,
 }
 
 # Knobs that do something only where another one has this value.

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from vodbench.registry import method_spec
 from vodbench_methods.detection.records import Batch
 from vodbench_methods.detection.single_frame import SingleFrameDetector
-from vodbench_methods.flow.warp import warp
+from vodbench_methods.flow import warp
 from vodbench_methods.thp.bench import blobs, partial_savings
 from vodbench_methods.thp.context import KeyFrameContext
 from vodbench_methods.thp.masks import enlarged, update_mask, with_mask_gradient

@@ -43,18 +43,18 @@ class RecursiveAggregation(nn.Module):
         """``forward`` of one image where ``cells`` (h, w) is true, at the cost of these; ``earlier`` elsewhere."""
         level, kernel = Level(cells), cast(nn.Conv2d, self.embedding[2])
         index, around = taps(level, level, Geometry.of(kernel))
-        embeddings = [self._embedded(feature_map, level.positions, around, index) for feature_map in (earlier, own)]
-        rows = [feature_map.flatten(2)[0][:, level.positions] for feature_map in (earlier, own)]
-        joined = torch.lerp(*rows, _share_of_own(*embeddings))
-        return earlier.flatten(2).index_copy(2, level.positions, joined[None]).unflatten(2, cells.shape)
+        of_earlier, of_own = (self._embedded(each, level.positions, around, index) for each in (earlier, own))
+        earlier_here, own_here = (each.flatten(2)[0][:, level.positions] for each in (earlier, own))
+        joined = torch.lerp(earlier_here, own_here, _share_of_own(of_earlier, of_own))
+        return earlier.flatten(2).index_copy(2, level.positions, joined[None]).view_as(earlier)
 
     def _embedded(self, feature_map: Tensor, positions: Tensor, around: Tensor, index: Tensor) -> Tensor:
         """(n, outputs) embeddings of the (1, C, h, w) map at ``positions``; see ``taps`` for the rest."""
         first, _, kernel, _, last = self.embedding
         rows = feature_map.flatten(2)[0][:, torch.cat((positions, around))].t()
-        hidden = F.relu(self._linear(rows, first)).tensor_split([len(positions)])
-        hidden_here = F.relu(self._linear(gather(*hidden, index).flatten(1), kernel))
-        return self._linear(hidden_here, last)
+        hidden = F.relu(self._linear(rows, first))
+        gathered = gather(hidden[: len(positions)], hidden[len(positions) :], index)
+        return self._linear(F.relu(self._linear(gathered.flatten(1), kernel)), last)
 
     def _linear(self, rows: Tensor, convolution: nn.Module) -> Tensor:
         assert isinstance(convolution, nn.Conv2d)

@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vodbench_methods.flow.warp import Convention, sampling_positions, warp
+from vodbench_methods.flow import Convention, warp
+from vodbench_methods.flow.warping import sampling_positions
 from vodbench_methods.thp.masks import enlarged
 
 

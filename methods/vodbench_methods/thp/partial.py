@@ -17,7 +17,8 @@ from vodbench_methods.rfcn.model import RFCN
 from vodbench_methods.thp.context import KeptMaps, KeyFrameContext
 from vodbench_methods.thp.counting import CountingOperations
 from vodbench_methods.thp.dense import DenseOperations, MaskedOperations
-from vodbench_methods.thp.sparse import Matrices, SparseOperations
+from vodbench_methods.thp.rows import Matrices
+from vodbench_methods.thp.sparse import SparseOperations
 from vodbench_methods.thp.walk import Features, Operations, walk
 
 
