@@ -206,6 +206,27 @@ def clocked(method: THP, images: Sequence[Image], config: THPConfig) -> dict[str
     return {name: entered[name] for name in ("backbone", "update")}
 
 
+# ---- pictures
+
+
+def test_pictures_are_of_the_last_frame() -> None:
+    method, images = method_of(config_of()), video(4)
+    config = config_of(**mixed(method, images)).row("c2")
+    stream: Any = method.stream(config)
+    assert stream.shows == ("flow", "mask")
+    red_cells = []
+    for image in images:
+        stream.push(image)
+        pictures = stream.pictures()
+        assert set(pictures) == set(stream.shows)
+        assert pictures["mask"].shape == image.shape
+        red_cells.append(float((pictures["mask"] != image).any(axis=2).mean()))
+        white = (pictures["flow"] == 255).all()
+        assert white == (len(red_cells) in (1, 4)), "key frames are not propagated to"
+    assert red_cells[0] == red_cells[3] == 1.0
+    assert 0.2 < red_cells[1] < 0.8
+
+
 # ---- aggregation
 
 

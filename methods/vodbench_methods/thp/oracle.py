@@ -20,7 +20,7 @@ from vodbench.evaluation.truth import from_frames
 from vodbench.spec import ClassInfo, Detections, Frame, Image, Truth
 from vodbench_methods.detection.clock import NullClock
 from vodbench_methods.detection.records import Batch
-from vodbench_methods.thp.stream import KeyFrame, Steps
+from vodbench_methods.thp.steps import KeyFrame, Steps
 
 if TYPE_CHECKING:
     from vodbench_methods.thp.config import THPConfig
