@@ -6,6 +6,7 @@ METHODS: dict[str, str] = {
     "r-fcn-flow": "vodbench_methods.propagation.optical_flow:SPEC",
     "dff": "vodbench_methods.propagation.dff:SPEC",
     "fgfa": "vodbench_methods.fgfa.model:SPEC",
+    "thp": "vodbench_methods.thp.specs:SPEC",
     "relation-network": "vodbench_methods.relation_network.model:SPEC",
     "rdn-basic": "vodbench_methods.rdn.specs:BASIC",
     "rdn": "vodbench_methods.rdn.specs:FULL",

@@ -53,6 +53,7 @@ SHRUNK = {
     "key_frame_range": 2,
     "key_frame_interval": 3,
     "video_ends": "truncate",
+    "gamma": 0.6,  # about half of a frame is to be updated
     "score_threshold": 0.01,
     "max_detections": 60,
 }
@@ -80,10 +81,18 @@ CHANGED: dict[str, Any] = {
     "key_frame_interval": 2,
     "embeddings": "recomputed",
     "self_flow": False,
+    "keys": "interval",
+    "gamma": 0.0,
+    "aggregation": False,
+    "partial_updating": False,
+    "update_threshold": -2.0,
 }
 
 # Knobs that do something only where another one has this value.
-NEEDS: dict[str, dict[str, Any]] = {"unlinked": {"linking": "tube"}}
+NEEDS: dict[str, dict[str, Any]] = {
+    "unlinked": {"linking": "tube"},
+    "key_frame_interval": {"keys": "interval"},
+}
 
 
 def shrunk(spec: MethodSpec, **changes: Any) -> MethodConfig:
@@ -419,7 +428,7 @@ def test_a_configuration_of_another_method_is_refused(method: Method) -> None:
 
 def deterministic(spec: MethodSpec, **changes: Any) -> MethodConfig:
     """Nothing is left to sampling (all anchors and RoIs are used) and batch norm does not couple a batch's images."""
-    return shrunk(spec, rpn_batch=10**6, roi_batch=10**5, frozen_batch_norm=True, **changes)
+    return shrunk(spec, rpn_batch=10**6, roi_batch=10**5, frozen_batch_norm=True, forced_share=0.0, **changes)
 
 
 def begun(spec: MethodSpec, config: MethodConfig) -> Method:

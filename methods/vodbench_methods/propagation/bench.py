@@ -98,13 +98,14 @@ def _config(method: str, preset: str, **knobs: Any) -> MethodConfig:
 def propagation_speedup(config: KeyFrameConfig, device: torch.device, repeats: int) -> dict[str, Any]:
     """One interval of frames, a key frame first, with DFF and with its detector alone, in turns, ``repeats`` times.
 
-    ``dff_speedup``: medians of a frame's mean time over the interval; ``flow_share``: flow and warp of a frame that is no
-    key frame, against the backbone of one that is.
+    ``dff_speedup``: medians of a frame's mean time over the interval; ``flow_share``: flow and warp of a frame that is
+    no key frame, against the backbone of one that is.
     """
     torch.manual_seed(SEED)
     method = FlowDetector(config, NUM_CLASSES).eval().to(device)
     count = config.key_frame_interval
-    images = list(MadeUpFrames(1, count, config.short_side).images(MadeUpFrames(1, count, config.short_side).snippets[0]))
+    sample = MadeUpFrames(1, count, config.short_side)
+    images = list(sample.images(sample.snippets[0]))
     clock = StageClock(device)
 
     def propagated() -> None:
@@ -164,8 +165,8 @@ def _partial(config: KeyFrameConfig, device: torch.device, repeats: int) -> dict
 def _print(found: dict[str, Any]) -> None:
     if "dff_speedup" in found:
         typer.echo(
-            f"DFF, interval {found['key_frame_interval']}: {found['dff_ms']:.1f} ms a frame, its detector on every frame "
-            f"{found['per_frame_ms']:.1f}: {found['dff_speedup']:.2f} times as fast"
+            f"DFF, interval {found['key_frame_interval']}: {found['dff_ms']:.1f} ms a frame, its detector on every "
+            f"frame {found['per_frame_ms']:.1f}: {found['dff_speedup']:.2f} times as fast"
         )
         typer.echo(f"flow and warp {found['flow_and_warp_ms']:.1f} ms, {found['flow_share']:.1%} of the backbone")
     if "partial_measured" in found:
