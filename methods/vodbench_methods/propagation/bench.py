@@ -94,7 +94,6 @@ def _config(method: str, preset: str, **knobs: Any) -> MethodConfig:
     return spec.config.from_mapping({**spec.presets[preset], **knobs})
 
 
-@torch.inference_mode()
 def propagation_speedup(config: KeyFrameConfig, device: torch.device, repeats: int) -> dict[str, Any]:
     """One interval of frames, a key frame first, with DFF and with its detector alone, in turns, ``repeats`` times.
 
