@@ -6,6 +6,8 @@ METHODS: dict[str, str] = {
     "r-fcn-flow": "vodbench_methods.propagation.optical_flow:SPEC",
     "dff": "vodbench_methods.propagation.dff:SPEC",
     "semi-dff": "vodbench_methods.semidff.specs:SPEC",
+    "fgfa": "vodbench_methods.fgfa.model:SPEC",
+    "thp": "vodbench_methods.thp.specs:SPEC",
     "relation-network": "vodbench_methods.relation_network.model:SPEC",
     "rdn-basic": "vodbench_methods.rdn.specs:BASIC",
     "rdn": "vodbench_methods.rdn.specs:FULL",
@@ -18,4 +20,5 @@ BENCHES: dict[str, str] = {
     "linking": "vodbench_methods.linking.bench",
     "stream": "vodbench_methods.rdn.bench",
     "relation": "vodbench_methods.relation.bench",
+    "flow": "vodbench_methods.propagation.bench",
 }

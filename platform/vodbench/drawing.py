@@ -70,6 +70,13 @@ def draw(
     return canvas
 
 
+def side_by_side(first: Image, *others: Image) -> Image:
+    """One picture of several in a row; all get the size of the first, cells of coarse ones as rectangles."""
+    height, width = first.shape[:2]
+    same = [cv2.resize(other, (width, height), interpolation=cv2.INTER_NEAREST) for other in others]
+    return np.hstack([first, *same])
+
+
 def _draw_one(canvas: Image, corners: Sequence[int], text: str, color: Color) -> None:
     height, width = canvas.shape[:2]
     limits = (width, height, width, height)

@@ -268,6 +268,20 @@ class EncodedStream(Stream, Protocol):
         ...
 
 
+@runtime_checkable
+class IllustratedStream(Stream, Protocol):
+    """A stream that can show what it worked with, for ``vodbench predict --show``."""
+
+    @property
+    def shows(self) -> tuple[str, ...]:
+        """Names of its pictures, e.g. "flow"."""
+        ...
+
+    def pictures(self) -> Mapping[str, Image]:
+        """Each of them for the frame pushed last: (h, w, 3) uint8 RGB of any size, which stands for the whole frame."""
+        ...
+
+
 # ---- methods ------------------------------------------------------------------------------------------------
 
 

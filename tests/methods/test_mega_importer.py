@@ -24,6 +24,7 @@ COMPARED = 50  # detections a frame: ties at the cap of 300 are arbitrary
 # json["opts"] in our words: 60 proposals of 300, frames as they are; RDN: a window of 5 frames, 20 proposals of each.
 BASE: dict[str, Any] = {"short_side": 160, "max_side": 224, "candidates": 300, "proposals": 60}
 RDN: dict[str, Any] = {**BASE, "T": 2, "K": 20}
+DFF: dict[str, Any] = {**BASE, "key_frame_interval": 3}
 
 
 def published_anchors() -> np.ndarray[Any, Any]:
@@ -58,7 +59,7 @@ def files(golden: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, P
     """The golden checkpoints as mega.pytorch would have saved them from a distributed run."""
     folder = tmp_path_factory.mktemp("mega")
     paths = {}
-    for which in ("mega_base", "mega_rdn_base"):
+    for which in ("mega_base", "mega_rdn_base", "mega_dff"):
         recipe = json.loads((golden / f"{which}.json").read_text())
         model = {f"module.{k}": value_by_formula(k, shape, recipe["seed"]) for k, shape in recipe["shapes"].items()}
         paths[which] = folder / f"{which}.pth"
@@ -73,7 +74,8 @@ def base_model(files: dict[str, Path]) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize(
-    ("which", "method", "settings"), [("mega_base", "faster-rcnn", BASE), ("mega_rdn_base", "rdn-basic", RDN)]
+    ("which", "method", "settings"),
+    [("mega_base", "faster-rcnn", BASE), ("mega_rdn_base", "rdn-basic", RDN), ("mega_dff", "dff", DFF)],
 )
 def test_published_weights_give_the_published_detections(
     golden: Path, files: dict[str, Path], which: str, method: str, settings: dict[str, Any]

@@ -86,6 +86,24 @@ def test_key_frames_answer_as_the_detector_alone_and_only_they_do(interval: int)
     assert [same(a, b) for a, b in pairs] == [i % interval == 0 for i in range(7)]
 
 
+def test_key_frames_may_be_propagated_to_themselves() -> None:
+    """mega.pytorch's way: the map of a key frame is warped and scaled like the others'."""
+    images, method = video(4), detector(warped_key_frames=True)
+    found = detected(method, images)
+    assert not np.array_equal(found[0].scores, by_itself(method, images)[0].scores)
+    every = detected(method, images, key_frame_interval=1)
+    assert [same(a, b) for a, b in zip(found, every, strict=True)] == [True, False, False, True]
+    for reference, got in enumerate(found):
+        with torch.inference_mode():
+            assert same(method.detect_in_video(images, reference, method.config), got)
+    with torch.no_grad():
+        key = method.detector.preprocess(images[:1])
+        maps = method.detector.extract(key)
+        wanted = method.propagate(maps, method.flow_between(key, key))
+        torch.testing.assert_close(method.propagated_maps([clip(images, 0)], key, key, maps), wanted)
+        assert not torch.allclose(wanted, maps)
+
+
 def test_a_frame_of_another_size_is_a_key_frame() -> None:
     method = detector()
     images = [*video(2), *video(4, 48, 80)]
@@ -203,6 +221,33 @@ def test_the_flow_baseline_has_no_other_way(changes: dict[str, object], says: st
     spec = method_spec("r-fcn-flow")
     with pytest.raises(UserError, match=says):
         OpticalFlowConfig.from_mapping({**spec.presets["tiny"], **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"flow_odd_sizes": "crop"}, "'tiny' has not; give 'pad'"),
+        ({"roi_sampling": 0}, "give 1 or more with 'r-fcn'"),
+        ({"flow_mean": (0.5, 0.5)}, "give 3 numbers"),
+    ],
+)
+def test_settings_that_another_network_has(changes: dict[str, object], says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        config(**changes)
+
+
+def test_published_ways_reach_the_networks() -> None:
+    method = detector(
+        flow_network="flownet-s",
+        flow_odd_sizes="crop",
+        flow_mean=(0.1, 0.2, 0.3),
+        detector="faster-rcnn",
+        roi_sampling=0,
+        tiny_stride=16,
+    )
+    assert method.flow.odd_sizes == "crop"
+    assert method.flow.mean.flatten().tolist() == pytest.approx([0.1, 0.2, 0.3])
+    assert method.detector.config.roi_sampling == 0
 
 
 def test_optical_flow_needs_a_trained_detector_before_it() -> None:

@@ -23,8 +23,8 @@ from vodbench_methods.rdn.full import RDN, best, count_best
 from vodbench_methods.rdn.memory import RefiningMemory
 from vodbench_methods.rdn.records import Support
 from vodbench_methods.rdn.specs import BASIC, FULL
-from vodbench_methods.rdn.stream import window
 from vodbench_methods.relation.reference import relation_reference
+from vodbench_methods.sequence import window
 
 METHOD = "rdn"
 

@@ -13,11 +13,18 @@ from vodbench.registry import method_spec, table
 from vodbench.spec import Detections
 from vodbench_methods.detection.warm_start import WarmStartConfig, narrowed
 from vodbench_methods.hvrnet.non_local import NonLocal
+from vodbench_methods.propagation.config import FlowNetworkConfig
 from vodbench_methods.relation import ObjectRelation
 from vodbench_methods.selsa.aggregation import SemanticAggregation
 
 NUM_CLASSES = 3
-METHODS = [name for name in sorted(table("methods")) if issubclass(method_spec(name).config, WarmStartConfig)]
+# Methods that propagate features start from a detector too, but have no relations.
+METHODS = [
+    name
+    for name in sorted(table("methods"))
+    if issubclass(method_spec(name).config, WarmStartConfig)
+    and not issubclass(method_spec(name).config, FlowNetworkConfig)
+]
 
 # Layers that the detector lacks, which start as the identity, and the other order of attention and ReLU.
 FURTHER: dict[str, dict[str, Any]] = {

@@ -15,8 +15,9 @@ from vodbench.evaluation.scoring import compare, evaluate
 from vodbench.evaluation.synthetic import synthetic
 from vodbench.evaluation.truth import TruthSet
 from vodbench.gains import study_gains
+from vodbench.gains.judge import kinds_of_frames
 from vodbench.gains.pairs import _published_difference
-from vodbench.records import TrialRecord
+from vodbench.records import Runtime, TrialRecord
 from vodbench.studies import Study, load_study, parse_study, published_points
 
 METHODS: list[dict[str, Any]] = [{"method": "a", "knobs": {"T": [1, 2, 4]}}, {"method": "b"}]
@@ -166,3 +167,48 @@ def test_the_papers_difference_is_of_the_rows_that_say_most(a: Any, b: Any, expe
     trials = [record(method, 0, **config) for method, config in (a, b)]
     found = _published_difference(*trials, published)
     assert found == (None if expected is None else pytest.approx(expected))
+
+
+def timed(record: TrialRecord, mean_ms: float, *, contended: bool = False) -> TrialRecord:
+    runtime = Runtime(
+        median_ms=1.0, p95_ms=1.0, p99_ms=1.0, mean_ms=mean_ms, low_ms=1.0, high_ms=1.0, fps=1.0, stage_ms={},
+        decode_ms=0.0, gflops=None, peak_memory_mb=0.0, latency_frames=0, num_frames=1, device="cpu", threads=1,
+        contended=contended,
+    )  # fmt: skip
+    return dataclasses.replace(record, runtime=runtime)
+
+
+@pytest.mark.parametrize("busy", [False, True])
+def test_speed_is_the_ratio_of_mean_times_over_the_seeds(
+    trials: list[TrialRecord], data: tuple[TruthSet, DetectionSet], tmp_path: Path, busy: bool
+) -> None:
+    milliseconds = {("a", 0): 2.0, ("a", 1): 4.0, ("b", 0): 6.0, ("b", 1): 48.0}  # 3 and 12 times as fast
+    known = [timed(r, milliseconds[r.method, r.seed], contended=busy and r.method == "b") for r in trials]
+    comparison = {"name": "a - b", "a": {"method": "a", "knobs": {"T": 2}}, "b": {"method": "b"}}
+    (gain,) = gains_of(study(comparison), known, data, tmp_path)
+    assert gain.speed == pytest.approx(6.0)
+    assert gain.contended is busy
+    (unknown,) = gains_of(study(comparison), trials, data, tmp_path)
+    assert unknown.speed is None
+    assert not unknown.contended
+
+
+def test_frames_by_motion_are_those_of_such_objects_alone(data: tuple[TruthSet, DetectionSet]) -> None:
+    rng = np.random.default_rng(3)
+    truth = dataclasses.replace(data[0], motion_iou=rng.choice([0.5, 0.8, 0.95], len(data[0].boxes), p=[0.6, 0.2, 0.2]))
+    kinds = kinds_of_frames(truth)
+    assert truth.motion_iou is not None
+    for name, low, high in (("slow", 0.9, 1.0), ("medium", 0.7, 0.9), ("fast", 0.0, 0.7)):
+        expected = [
+            (of_frame := truth.motion_iou[truth.offsets[f] : truth.offsets[f + 1]]).size > 0
+            and bool(((of_frame > low) & (of_frame < high)).all())
+            for f in range(len(truth))
+        ]
+        assert kinds.get(name, np.zeros(len(truth), bool)).tolist() == expected
+    assert kinds["fast"].any()
+    assert "deteriorated" not in kinds
+
+
+def test_motion_that_no_frame_shows_by_itself_is_left_out(data: tuple[TruthSet, DetectionSet]) -> None:
+    truth = dataclasses.replace(data[0], motion_iou=np.full(len(data[0].boxes), 0.5))
+    assert set(kinds_of_frames(truth)) == {"every_frame", "fast"}

@@ -5,6 +5,7 @@ import sys
 from fractions import Fraction
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import av
 import numpy as np
@@ -156,6 +157,50 @@ def test_each_frame_shows_its_own_box(plain: ModuleType, tmp_path: Path, T: int)
     assert done.num_boxes == sum(level >= 128 for level in levels)
     assert done.largest_buffer == min(T + 1, len(levels))
     assert seen == list(range(1, 11))
+
+
+def illustrated(plain: ModuleType, config: Any) -> Any:
+    """A plain method whose stream shows the newest frame's opposite as "negative", two cells wide."""
+
+    class Stream(plain.PlainStream):  # type: ignore[name-defined, misc]
+        shows = ("negative", "black")
+
+        def push(self, image: np.ndarray) -> list[Any]:
+            self._newest = image
+            return list(super().push(image))
+
+        def pictures(self) -> dict[str, np.ndarray]:
+            return {"negative": 255 - self._newest[:1, :2], "black": np.zeros((1, 1, 3), np.uint8)}
+
+    class Method(plain.PlainMethod):  # type: ignore[name-defined, misc]
+        def stream(self, config: Any = None, clock: Any = None) -> Any:
+            return Stream(self, config or self.config, clock)
+
+    return Method(config)
+
+
+@pytest.mark.parametrize("T", [0, 3])
+def test_pictures_stand_beside_the_frame_they_are_of(plain: ModuleType, tmp_path: Path, T: int) -> None:
+    levels = [10, 120, 30, 90, 60]
+    source = open_frames(write_video(tmp_path / "in.mp4", levels))
+    config, out = plain.PlainConfig(T=T), str(tmp_path / "out.mp4")
+    show = ["black", "negative"]
+    predict_video(illustrated(plain, config), config, plain.PlainData.classes, source, out, score=1.0, show=show)
+    frames = frames_of(out)
+    assert [frame.shape for frame in frames] == [(48, 3 * 64, 3)] * 5
+    for frame, level in zip(frames, levels, strict=True):
+        middles = [frame[8:40, left + 8 : left + 56].mean() for left in (0, 64, 128)]
+        assert middles == pytest.approx([level, 0, 255 - level], abs=6)
+
+
+def test_pictures_that_nobody_makes_are_refused(plain: ModuleType, tmp_path: Path) -> None:
+    source = open_frames(write_video(tmp_path / "in.mp4", [10, 20]))
+    config, out = plain.PlainConfig(), str(tmp_path / "out.mp4")
+    with pytest.raises(UserError, match="did you mean 'negative'"):
+        predict_video(illustrated(plain, config), config, plain.PlainData.classes, source, out, show=["negativ"])
+    with pytest.raises(UserError, match="PlainStream has no pictures to show"):
+        predict_video(plain.PlainMethod(config), config, plain.PlainData.classes, source, out, show=["flow"])
+    assert [p.name for p in tmp_path.iterdir()] == ["in.mp4"]
 
 
 def test_a_snippet_of_a_data_set(plain: ModuleType, tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ class EncodedFrames(Generic[Found]):
     def push(self, image: Image) -> list[Found]:
         return self.push_encoded(self._encoder.encode(image, self._config, self._clock))
 
-    def push_encoded(self, encoded: FrameFeatures) -> list[Found]:
+    def push_encoded(self, encoded: Any) -> list[Found]:
         """As ``push`` for a frame that ``encode`` has seen already (possibly for another stream)."""
         raise NotImplementedError
 

@@ -134,7 +134,7 @@ class TwoStageDetector(nn.Module):
 
     def extract(self, batch: Batch) -> Tensor:
         """(N, C, h, w) conv4, the feature map that may be propagated; the first half of ``features``."""
-        return self._inference_backbone().to_c4(batch.tensor)
+        return self.inference_backbone().to_c4(batch.tensor)
 
     def feature_parts(self) -> list[nn.Module]:
         """The modules that ``extract`` is made of; all others belong to the second half."""
@@ -142,12 +142,12 @@ class TwoStageDetector(nn.Module):
 
     def maps(self, feature_map: Tensor) -> tuple[Tensor, Tensor]:
         """The second half of ``features``, from (N, C, h, w) maps of images or propagated ones."""
-        c5 = self._inference_backbone().to_c5(feature_map)
+        c5 = self.inference_backbone().to_c5(feature_map)
         if self.reduction is not None:
             c5 = F.relu(self.reduction(c5))
         return feature_map if self.config.rpn_input == "conv4" else c5, c5
 
-    def _inference_backbone(self) -> Backbone:
+    def inference_backbone(self) -> Backbone:
         """The backbone, its batch norm folded at inference."""
         folding = not self.training and not torch.is_grad_enabled()
         return cast(Backbone, self._folded.of(self.backbone)) if folding else self.backbone

@@ -1,4 +1,4 @@
-"""Published checkpoints of mega.pytorch (Chen et al., CVPR 2020): its single-frame Faster R-CNN ("base") and its RDN.
+"""Published checkpoints of mega.pytorch (Chen et al., CVPR 2020): its Faster R-CNN ("base"), RDN, DFF and FGFA.
 
 A file is ``{model, optimizer, scheduler, iteration}``; ``model`` is a state dict, with ``module.`` before a key when
 a distributed run saved it. The network behind it keeps Caffe's conventions. Each is a named setting of the detector
@@ -18,8 +18,10 @@ from torch import Tensor, nn
 
 from vodbench.errors import UserError
 from vodbench.registry import method_spec
+from vodbench.spec import MethodSpec
 from vodbench_methods.detection.anchors import cell_anchors
 from vodbench_methods.detection.config import DetectorConfig
+from vodbench_methods.importers import mega_flow
 from vodbench_methods.importers.published import Imported, Source, count, needed, read_file, state_dict, translated
 
 CONVENTIONS: Mapping[str, Any] = MappingProxyType(
@@ -67,6 +69,7 @@ class _Layout:
     method: str
     settings: Mapping[str, Any]
     num_basic: int = 0  # N_b
+    flow: bool = False  # a flow network beside the base
 
 
 def import_mega(path: str, settings: Mapping[str, Any] | None = None) -> Imported:
@@ -79,14 +82,11 @@ def import_mega(path: str, settings: Mapping[str, Any] | None = None) -> Importe
     layout = _layout(published, path)
     num_classes = len(needed(published, f"{_PREDICTOR}cls_score.weight", path, _PROJECT)) - 1
     spec = method_spec(layout.method)
-    config = spec.config.from_mapping({**CONVENTIONS, **layout.settings, **(settings or {})})
+    config = spec.config.from_mapping({**_detector_settings(spec), **layout.settings, **(settings or {})})
     with torch.device("meta"):  # only names and shapes are needed
         module = spec.build(config, num_classes)
     assert isinstance(module, nn.Module)
-    sources = {
-        name: Source(_published_name(name, layout.num_basic), tuple(value.shape))
-        for name, value in module.state_dict().items()
-    }
+    sources = {name: _source(name, tuple(value.shape), layout) for name, value in module.state_dict().items()}
     expected = f"{_PROJECT}'s layout '{layout.name}'"
     weights = translated(published, sources, expected, path, ignored={_ANCHORS})
     assert isinstance(config, DetectorConfig)
@@ -95,18 +95,22 @@ def import_mega(path: str, settings: Mapping[str, Any] | None = None) -> Importe
 
 
 def _layout(published: Mapping[str, Tensor], path: str) -> _Layout:
-    """Base or RDN, and the settings that the shapes show. ``UserError`` for other networks."""
+    """Which network it is, and the settings that the shapes show. ``UserError`` for one that is no method here."""
     settings: dict[str, Any] = {"backbone": _backbone(published, path)}
     if f"{_EXTRACTOR}conv.weight" in published:
         settings["conv5_reduction"] = len(published[f"{_EXTRACTOR}conv.weight"])
     if f"{_EXTRACTOR}fc6.weight" in published:
         settings["fc_channels"] = len(published[f"{_EXTRACTOR}fc6.weight"])
+        found = mega_flow.found(published)
+        if found is not None:
+            return _Layout(found.layout, found.method, settings | found.settings, flow=True)
         return _Layout("base (fc6, fc7)", "faster-rcnn", settings)
     num_layers, num_modules = (count(published, f"{_EXTRACTOR}{part}.") for part in ("fcs", "Wgs"))
     if num_modules == 0 or num_modules - num_layers not in (0, 1):
         raise UserError(
             f"checkpoint '{path}' holds {num_layers} fcs and {num_modules} relation modules (Wgs), which is neither "
-            "mega.pytorch's base (fc6, fc7) nor its RDN (as many, or one module more); those two can be imported"
+            "mega.pytorch's base (fc6, fc7; DFF and FGFA likewise) nor its RDN (as many, or one module more); these "
+            "can be imported"
         )
     settings |= RELATION_CONVENTIONS
     settings["fc_channels"] = len(needed(published, f"{_EXTRACTOR}fcs.0.weight", path, _PROJECT))
@@ -129,8 +133,21 @@ def _backbone(published: Mapping[str, Tensor], path: str) -> str:
     return _BACKBONES[blocks]
 
 
+def _detector_settings(spec: MethodSpec) -> dict[str, Any]:
+    """Those of the Faster R-CNN behind every layout; a method for several detectors has other defaults."""
+    known = spec.config.knobs()
+    defaults = method_spec("faster-rcnn").config().to_mapping()
+    return {name: value for name, value in {**defaults, **CONVENTIONS}.items() if name in known}
+
+
+def _source(name: str, shape: tuple[int, ...], layout: _Layout) -> Source:
+    """Where one of our weights comes from."""
+    beside = mega_flow.source(name, shape) if layout.flow else None
+    return beside or Source(_published_name(name.removeprefix(mega_flow.DETECTOR), layout.num_basic), shape)
+
+
 def _published_name(name: str, num_basic: int) -> str:
-    """The published name of one of our weights."""
+    """The published name of one of a detector's weights."""
     relation = re.fullmatch(r"(relations\.(\d+)|refine|distil)\.(geometry|query|key|value)\.(weight|bias)", name)
     if relation:
         place, index, projection, kind = relation.groups()

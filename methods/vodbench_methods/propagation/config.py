@@ -31,12 +31,21 @@ class FlowNetworkConfig(PositionSensitiveConfig, WarmStartConfig):
         choices=tuple(DETECTORS),
     )
 
+    roi_sampling: int = knob(
+        2, "samples a bin and direction; 0 (Faster R-CNN alone): as many as the bin is wide (mega.pytorch)", low=0
+    )
+
     # ---- flow
     flow_network: str = knob(
         "flownet-s", "network that says where a frame's features are in the key frame", choices=tuple(FLOW_NETWORKS)
     )
     flow_scale: bool = knob(True, "the flow network also says how much of each propagated feature to keep")
     flow_mean: tuple[float, ...] = knob(IMAGENET_MEAN, "subtracted from RGB in 0..1 before the flow network")
+    flow_odd_sizes: str = knob(
+        "pad",
+        "images that a FlowNet cannot halve evenly are padded, or its maps are cut to fit (as published weights need)",
+        choices=("pad", "crop"),
+    )
     flow_initialisation: str = knob(
         "kaiming", "random weights the flow network starts from (normal: N(0, 0.02))", choices=("kaiming", "normal")
     )
@@ -53,6 +62,12 @@ class FlowNetworkConfig(PositionSensitiveConfig, WarmStartConfig):
         self._check_drops("flow_drops")
         if len(self.flow_mean) != 3:
             raise UserError(f"flow_mean = {list(self.flow_mean)} is not accepted: give 3 numbers")
+        if self.flow_odd_sizes == "crop" and self.flow_network == "tiny":
+            raise UserError(
+                "flow_odd_sizes = 'crop' is a way of the FlowNets, which flow_network = 'tiny' has not; give 'pad'"
+            )
+        if self.roi_sampling == 0 and self.detector == "r-fcn":
+            raise UserError("roi_sampling = 0 is a way of detector = 'faster-rcnn'; give 1 or more with 'r-fcn'")
 
     def detector_stages(self) -> tuple[Stage, ...]:
         """The single-frame detector's own stage."""
@@ -77,6 +92,9 @@ class KeyFrames(MethodConfig):
     """Frame 0 of a snippet is a key frame, and every l-th after it."""
 
     key_frame_interval: int = knob(10, "frames from key frame to key frame", kind="inference", symbol="l", low=1)
+    warped_key_frames: bool = knob(
+        False, "a key frame's own map is propagated too, by the flow from the frame to itself (mega.pytorch)"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -49,6 +49,7 @@ class FlowDetector(nn.Module):
             with_update=self.predicts_update,
             initialisation=config.flow_initialisation,
             mean=config.flow_mean,
+            **({} if config.flow_odd_sizes == "pad" else {"odd_sizes": config.flow_odd_sizes}),
         )
         self._frozen: list[nn.Module] = []
         self._flow_is_trained = False
@@ -110,6 +111,8 @@ class FlowDetector(nn.Module):
     def propagated_maps(self, clips: Sequence[Clip], batch: Batch, key: Batch, key_maps: Tensor) -> Tensor:
         """(N, C, h, w) maps of the reference frames; one that is its own key frame has its own map, as in a stream."""
         propagated = self.propagate(key_maps, self.flow_between(batch, key))
+        if self.config.warped_key_frames:
+            return propagated
         own = torch.tensor([clip.supports[0].index == clip.reference.index for clip in clips], device=key_maps.device)
         return torch.where(own.view(-1, 1, 1, 1), key_maps, propagated)
 

@@ -55,7 +55,7 @@ class KeyFrameStream(Generic[Found]):
 
     def _detect_key_frame(self, image: Image) -> FrameFeatures:
         self._key, self._since = key_frame(self._method, image, self._clock), 0
-        return self._method.detector.frame_from(self._key.feature_map, self._key.batch, self._config, self._clock)
+        return of_key_frame(self._method, self._key, self._config, self._clock)
 
 
 def key_frame(method: FlowDetector, image: Image, clock: Clock) -> KeyFrame:
@@ -66,12 +66,26 @@ def key_frame(method: FlowDetector, image: Image, clock: Clock) -> KeyFrame:
         return KeyFrame(batch, method.detector.extract(batch), image.shape)
 
 
+def of_key_frame(method: FlowDetector, key: KeyFrame, config: KeyFrameConfig, clock: Clock) -> FrameFeatures:
+    """Proposals of a key frame and their features, from its own map."""
+    if config.warped_key_frames:
+        return seen_from(method, key.batch, key, config, clock)
+    return method.detector.frame_from(key.feature_map, key.batch, config, clock)
+
+
 def propagated(
     method: FlowDetector, image: Image, key: KeyFrame, config: FlowNetworkConfig, clock: Clock
 ) -> FrameFeatures:
     """Proposals of a frame and their features, from the key frame's map."""
     with clock.stage("preprocess"):
         batch = method.detector.preprocess([image])
+    return seen_from(method, batch, key, config, clock)
+
+
+def seen_from(
+    method: FlowDetector, batch: Batch, key: KeyFrame, config: FlowNetworkConfig, clock: Clock
+) -> FrameFeatures:
+    """The same for the one image of ``batch``."""
     with clock.stage("flow"):
         output = method.flow_between(batch, key.batch)
     with clock.stage("warp"):
@@ -88,5 +102,5 @@ def detect_from_key_frame(
     if reference % config.key_frame_interval:
         frame = propagated(method, images[reference], key, config, clock)
     else:
-        frame = method.detector.frame_from(key.feature_map, key.batch, config, clock)
+        frame = of_key_frame(method, key, config, clock)
     return method.detector.detections(frame, frame.features, config)

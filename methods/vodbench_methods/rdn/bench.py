@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -14,13 +14,14 @@ from rich.table import Table
 
 from vodbench.bench.runtime import MadeUpFrames
 from vodbench.cli import shared
-from vodbench.device import describe_device, pick_device, synchronize
+from vodbench.device import describe_device, pick_device
 from vodbench.errors import UserError, unknown
 from vodbench.registry import method_spec
 from vodbench.spec import Detections, Image
 from vodbench.timing.clock import NullClock, StageClock, torch_threads
 from vodbench_methods.detection.config import FasterRCNNConfig
 from vodbench_methods.detection.faster_rcnn import FasterRCNN
+from vodbench_methods.detection.measure import assert_exact, largest_difference, timed
 from vodbench_methods.detection.records import FrameFeatures
 from vodbench_methods.detection.warm_start import narrowed
 from vodbench_methods.rdn.config import RDNConfig
@@ -37,7 +38,6 @@ EPILOG = shared.example(
 NUM_CLASSES = 30
 SEED = 0
 ENCODED_FRAMES = 3  # different frames that fill the window, over and over: what a frame costs does not depend on them
-EXACT = 1e-3  # pixels, and a hundredth of it in score: single precision, summed in another order
 
 
 def command(
@@ -122,15 +122,14 @@ def _compare(single: FasterRCNN, method: RDN, count: int, device: torch.device) 
         clock.take_ms()
     single_ms, stream_ms, last = [], [], None
     for image in images:
-        single_ms.append(_timed(lambda image=image: alone.push(image), device)[0])
-        milliseconds, final = _timed(lambda image=image: stream.push(image), device)
+        single_ms.append(timed(partial(alone.push, image), device)[0])
+        milliseconds, final = timed(partial(stream.push, image), device)
         stream_ms.append(milliseconds)
         window = [*window[1:], method.encode(image, config, NullClock())]
         last = final[-1]
     assert last is not None
-    exact = _difference(last, detect_window(method, window, config.T, config))
-    if exact > EXACT:
-        raise RuntimeError(f"the stream differs from its window by {exact}; the speed of a wrong result means nothing")
+    exact = largest_difference(last, detect_window(method, window, config.T, config))
+    assert_exact(exact, "what the stream finds in a window")
     stages = [{name: ms / count for name, ms in clock.take_ms().items()} for clock in clocks]
     return {
         "baseline": "faster-rcnn",
@@ -155,23 +154,6 @@ def _fill(
     for frame in window:
         stream.push_encoded(frame)
     return window
-
-
-def _timed(work: Any, device: torch.device) -> tuple[float, list[Detections]]:
-    synchronize(device)
-    started = time.perf_counter()
-    result = work()
-    synchronize(device)
-    return 1e3 * (time.perf_counter() - started), result
-
-
-def _difference(got: Detections, wanted: Detections) -> float:
-    """The largest difference of boxes in pixels, or a hundred times that of scores; infinite when others were found."""
-    if len(got.boxes) != len(wanted.boxes) or not np.array_equal(got.labels, wanted.labels):
-        return float("inf")
-    if not len(got.boxes):
-        return 0.0
-    return float(max(np.abs(got.boxes - wanted.boxes).max(), 100 * np.abs(got.scores - wanted.scores).max()))
 
 
 def _print(found: dict[str, Any], curves: Sequence[Growth]) -> None:

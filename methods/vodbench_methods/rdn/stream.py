@@ -15,23 +15,10 @@ from vodbench_methods.detection.streaming import Answer, EncodedFrames, Found
 from vodbench_methods.linking import wants_relations
 from vodbench_methods.rdn.config import RDNBasicConfig
 from vodbench_methods.rdn.records import Pool
+from vodbench_methods.sequence import window
 
 if TYPE_CHECKING:
     from vodbench_methods.rdn.basic import RDNBasic
-
-
-def window(reference: int, num_frames: int, config: RDNBasicConfig) -> tuple[range, list[int]]:
-    """The frames that ``reference`` attends to in a video of ``num_frames``, and how often each counts.
-
-    ``truncate``: those of reference - T .. reference + T that exist, once. ``replicate``: the first and the last frame
-    stand in for those before and after the video.
-    """
-    start, stop = max(0, reference - config.T), min(num_frames, reference + config.T + 1)
-    copies = [1] * (stop - start)
-    if config.video_ends == "replicate":
-        copies[0] += max(0, config.T - reference)
-        copies[-1] += max(0, reference + config.T - (num_frames - 1))
-    return range(start, stop), copies
 
 
 class RDNStream(EncodedFrames[Found]):

@@ -77,7 +77,7 @@ class RFCN(SingleFrameDetector):
 
     def extract(self, batch: Batch) -> Tensor:
         """(N, map_channels, h, w) reduced conv5."""
-        _, c5 = self._inference_backbone()(batch.tensor)
+        _, c5 = self.inference_backbone()(batch.tensor)
         return F.relu(self.reduction(c5))
 
     def feature_parts(self) -> list[nn.Module]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 
 def spread_over(num_frames: int, count: int) -> list[int]:
     """``count`` frames evenly spread over a video of ``num_frames``, from the first to the last, in order.
@@ -30,3 +32,27 @@ def around(reference: int, num_frames: int, count: int) -> list[int]:
     before, after = reach(count)
     start, stop = max(0, reference - before), min(num_frames, reference + after + 1)
     return [i for i in range(start, stop) if i != reference]
+
+
+class WindowSettings(Protocol):
+    """The knobs of a method whose support frames lie on both sides of the reference frame."""
+
+    @property
+    def T(self) -> int: ...  # noqa: N802 - the knob's name
+
+    @property
+    def video_ends(self) -> str: ...
+
+
+def window(reference: int, num_frames: int, config: WindowSettings) -> tuple[range, list[int]]:
+    """The 2T + 1 frames around ``reference`` in a video of ``num_frames``, itself included, and how often each counts.
+
+    ``truncate``: those of reference - T .. reference + T that exist, once. ``replicate``: the first and the last frame
+    stand in for those before and after the video.
+    """
+    start, stop = max(0, reference - config.T), min(num_frames, reference + config.T + 1)
+    copies = [1] * (stop - start)
+    if config.video_ends == "replicate":
+        copies[0] += max(0, config.T - reference)
+        copies[-1] += max(0, reference + config.T - (num_frames - 1))
+    return range(start, stop), copies

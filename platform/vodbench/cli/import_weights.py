@@ -42,7 +42,7 @@ _Set = Annotated[list[str] | None, typer.Option("--set", help="Replace a knob: -
 
 @app.command("mega", epilog=example("vodbench import mega RDN_R_101.pth --out runs/rdn-r101 --set T=12"))
 def mega(
-    file: Annotated[str, typer.Argument(help="A checkpoint of mega.pytorch: its Faster R-CNN (base) or RDN.")],
+    file: Annotated[str, typer.Argument(help="A checkpoint of mega.pytorch: Faster R-CNN (base), RDN, DFF or FGFA.")],
     out: _Out,
     classes: _Classes = None,
     set_: _Set = None,

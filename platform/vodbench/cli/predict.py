@@ -13,6 +13,7 @@ from vodbench.errors import UserError
 EPILOG = shared.example(
     "vodbench predict street.mp4 --run runs/rdn --out annotated.mp4 --score 0.3",
     "vodbench predict --data data/generated --snippet val_0003 --run runs/rdn --out annotated.mp4 --upscale 3",
+    "vodbench predict street.mp4 --run runs/thp --out annotated.mp4 --show flow,mask",
 )
 
 
@@ -26,6 +27,7 @@ def command(
     snippet: Annotated[str | None, typer.Option(help="Instead of VIDEO: a snippet of --data.")] = None,
     fps: Annotated[float | None, typer.Option(help="Frame rate; the video's own, or 25 for images.")] = None,
     upscale: Annotated[int, typer.Option(help="Enlarge the output so that names fit into tiny frames.")] = 1,
+    show: Annotated[str | None, typer.Option(help="Pictures beside each frame, e.g. flow,mask (DFF, THP).")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="Change an inference knob: NAME=VALUE.")] = None,
 ) -> None:
     """Detect objects in a video and write it with boxes, class names and scores. Sound is dropped."""
@@ -62,6 +64,7 @@ def command(
             out,
             score=score,
             upscale=upscale,
+            show=[name.strip() for name in show.split(",")] if show is not None else (),
             on_progress=lambda number: bar.update(task, completed=number),
         )
     typer.echo(f"{out}: {done.num_frames} frames, {done.num_boxes} boxes of score {score:g} or more")

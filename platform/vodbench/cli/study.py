@@ -18,9 +18,10 @@ from vodbench.studies import load_study, shipped_studies
 
 if TYPE_CHECKING:
     from vodbench.gains import Gain
-    from vodbench.gains.pairs import Paired
+    from vodbench.gains.judge import Paired
 
 PREFIX = "gains-"
+RANGES = ("slow", "medium", "fast")
 
 app = typer.Typer(
     help="Questions about a whole study.",
@@ -48,6 +49,7 @@ def gains(
     out: Annotated[str | None, typer.Option(help="Study folder; runs/NAME when left out.")] = None,
     scale: Annotated[str | None, typer.Option(help="Scale of the study: see 'vodbench studies'.")] = None,
     tracking: Annotated[str | None, typer.Option(help="MLflow tracking URI.")] = None,
+    motion: Annotated[bool, typer.Option(help="Also on frames of slow, medium and fast objects.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object of figures as the last line.")] = False,
 ) -> None:
     """Run what is missing of a study, then say which part helps: paired differences with 95% intervals.
@@ -62,6 +64,8 @@ def gains(
     found = _judged(folder)
     write_text(join(folder, "gains.json"), _json_text(found))
     Console().print(_table(found))
+    if motion:
+        Console().print(_motion_table(found))
     console.print(f"figures: {escape(join(folder, 'gains.json'))}")
     if json:
         print_json({"out": folder, "gains": [gain.figures() for gain in found]})
@@ -108,9 +112,20 @@ def _json_text(found: Sequence[Gain]) -> str:
 
 
 def _table(found: Sequence[Gain]) -> Table:
-    """One row a comparison; an interval without 0 is marked."""
-    table = Table(box=None, pad_edge=False, caption="* the 95% interval over snippets does not hold 0")
-    for name in ("comparison", "mAP a", "mAP b", "difference (95%)", "by seed", "deteriorated frames", "paper"):
+    """One row a comparison; an interval without 0 is marked, and so is a speed taken on a busy device."""
+    caption = "* the 95% interval over snippets does not hold 0; ~ measured on a busy device"
+    table = Table(box=None, pad_edge=False, caption=caption)
+    columns = (
+        "comparison",
+        "mAP a",
+        "mAP b",
+        "difference (95%)",
+        "by seed",
+        "deteriorated frames",
+        "a's speed",
+        "paper",
+    )
+    for name in columns:
         table.add_column(name, justify="left" if name in ("comparison", "by seed") else "right")
     for gain in found:
         table.add_row(
@@ -120,8 +135,21 @@ def _table(found: Sequence[Gain]) -> Table:
             _shown(gain.every_frame),
             " ".join(f"{value:+.3f}" for value in gain.every_frame.by_seed),
             "" if gain.deteriorated is None else _shown(gain.deteriorated),
+            "" if gain.speed is None else f"{'~' if gain.contended else ''}x {gain.speed:.2f}",
             "" if gain.paper is None else f"{gain.paper:+.3f}",
         )
+    return table
+
+
+def _motion_table(found: Sequence[Gain]) -> Table:
+    """The same differences on frames whose objects are all slow, all medium or all fast."""
+    table = Table(box=None, pad_edge=False, title="frames by the motion of their objects")
+    table.add_column("comparison")
+    for name in RANGES:
+        table.add_column(name, justify="right")
+    for gain in found:
+        differences = (gain.on_frames.get(name) for name in RANGES)
+        table.add_row(escape(gain.name), *("" if paired is None else _shown(paired) for paired in differences))
     return table
 
 

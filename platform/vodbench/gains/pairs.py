@@ -1,9 +1,4 @@
-"""Paired differences of trials, over seeds and snippets.
-
-For each seed, both trials are judged on the same resampled snippets; the difference of a resample is the mean over the
-seeds. Its interval therefore covers which snippets were filmed. That of the seeds (which training was drawn) is shown
-beside it as the differences seed by seed: three numbers say more than a standard deviation of three.
-"""
+"""The comparisons that a study asks for: which trials they mean, and what came out."""
 
 from __future__ import annotations
 
@@ -13,34 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from vodbench.detections import read_detections
 from vodbench.errors import UserError
-from vodbench.evaluation.bootstrap import bootstrap_map, interval
-from vodbench.evaluation.matching import Matching, match
-from vodbench.evaluation.overlap import Doubles
-from vodbench.evaluation.precision import average_precision, mean_ap, on_frames
-from vodbench.evaluation.protocols import protocol as protocol_named
 from vodbench.evaluation.truth import TruthSet
+from vodbench.gains.judge import Detections, Judge, Paired
 from vodbench.records import TrialRecord
 from vodbench.studies import PublishedPoint, Study, published_points
 from vodbench.studies.model import Comparison, Selector
-
-Detections = Callable[[TrialRecord], str]  # where a trial's detections are
-
-
-@dataclass(frozen=True, slots=True)
-class Paired:
-    """mAP of a less mAP of b: mean over seeds, its 95% interval over snippets, and each seed's own difference."""
-
-    mean: float
-    low: float
-    high: float
-    by_seed: tuple[float, ...]
-
-    @property
-    def certain(self) -> bool:
-        """The interval does not hold 0."""
-        return self.low > 0 or self.high < 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,21 +23,28 @@ class Gain:
     name: str
     a_map: float
     b_map: float
-    every_frame: Paired
-    deteriorated: Paired | None  # None: the data record no deterioration
+    on_frames: Mapping[str, Paired]  # every_frame; deteriorated and slow, medium, fast where the data tell them
+    speed: float | None  # frames that a does in the time of one of b; None where not both runtimes are known
+    contended: bool  # one of those was measured on a busy device
     paper: float | None  # the papers' own difference, where both have a published point of one table
 
+    @property
+    def every_frame(self) -> Paired:
+        return self.on_frames["every_frame"]
+
+    @property
+    def deteriorated(self) -> Paired | None:
+        return self.on_frames.get("deteriorated")
+
     def figures(self) -> dict[str, Any]:
-        paired = {"every_frame": self.every_frame, "deteriorated": self.deteriorated}
         return {
             "name": self.name,
             "a_map": self.a_map,
             "b_map": self.b_map,
+            "speed": self.speed,
+            "contended": self.contended,
             "paper": self.paper,
-            **{
-                name: None if p is None else {"mean": p.mean, "low": p.low, "high": p.high, "by_seed": list(p.by_seed)}
-                for name, p in paired.items()
-            },
+            **{name: paired.figures() for name, paired in self.on_frames.items()},
         }
 
 
@@ -77,13 +57,14 @@ def study_gains(
 ) -> list[Gain]:
     """Every comparison of the study, in order. ``UserError`` where a trial that it names is missing or has failed."""
     questions = list(_questions(study))
-    judge = _Judge(study, truth, detections)
+    judge = Judge(study, truth, detections)
     published = published_points(study)
     gains = []
-    for done, (name, a, b) in enumerate(questions):
+    for done, (name, *sides) in enumerate(questions):
         if on_progress:
             on_progress(done, len(questions))
-        gains.append(judge.gain(name, _trials(study, records, a), _trials(study, records, b), published))
+        a, b = (_trials(study, records, side) for side in sides)
+        gains.append(_gain(name, a, b, judge, published))
     if on_progress:
         on_progress(len(questions), len(questions))
     return gains
@@ -133,50 +114,34 @@ def _has(config: Mapping[str, Any], knobs: Mapping[str, Any]) -> bool:
     return all(name in config and config[name] == value for name, value in knobs.items())
 
 
-class _Judge:
-    """Matches each trial once and resamples it once a set of frames."""
+def _gain(
+    name: str,
+    a: Mapping[int, TrialRecord],
+    b: Mapping[int, TrialRecord],
+    judge: Judge,
+    published: Sequence[PublishedPoint],
+) -> Gain:
+    seed = next(iter(a))
+    runtimes = [record.runtime for side in (a, b) for record in side.values()]
+    return Gain(
+        name=name,
+        a_map=judge.mean_map(a),
+        b_map=judge.mean_map(b),
+        on_frames=judge.differences(a, b),
+        speed=_speed(a, b),
+        contended=any(runtime is not None and runtime.contended for runtime in runtimes),
+        paper=_published_difference(a[seed], b[seed], published),
+    )
 
-    def __init__(self, study: Study, truth: TruthSet, detections: Detections) -> None:
-        self._truth, self._detections = truth, detections
-        self._settings = study.accuracy
-        self._matchings: dict[str, Matching] = {}
-        self._samples: dict[tuple[str, str], tuple[float, Doubles]] = {}
-        self._frames = {"every_frame": np.ones(len(truth), bool)}
-        if truth.deteriorations:
-            self._frames["deteriorated"] = truth.frames_with("any")
 
-    def gain(
-        self, name: str, a: Mapping[int, TrialRecord], b: Mapping[int, TrialRecord], published: Sequence[PublishedPoint]
-    ) -> Gain:
-        paired = {frames: self._paired(frames, a, b) for frames in self._frames}
-        means = [float(np.mean([self._resampled("every_frame", r)[0] for r in side.values()])) for side in (a, b)]
-        seed = next(iter(a))
-        paper = _published_difference(a[seed], b[seed], published)
-        return Gain(name, means[0], means[1], paired["every_frame"], paired.get("deteriorated"), paper)
-
-    def _paired(self, frames: str, a: Mapping[int, TrialRecord], b: Mapping[int, TrialRecord]) -> Paired:
-        sides = [(self._resampled(frames, a[seed]), self._resampled(frames, b[seed])) for seed in a]
-        by_seed = tuple(x[0] - y[0] for x, y in sides)
-        samples = np.mean([x[1] - y[1] for x, y in sides], axis=0)
-        mean = float(np.mean(by_seed))
-        low, high = interval(samples) if len(samples) else (mean, mean)
-        return Paired(mean, low, high, by_seed)
-
-    def _resampled(self, frames: str, record: TrialRecord) -> tuple[float, Doubles]:
-        """(mAP, its resamples) of a trial on these frames; the same resamples of snippets for every trial."""
-        key = frames, record.fingerprint
-        if key not in self._samples:
-            matching, chosen = self._matching(record), self._frames[frames]
-            mean = mean_ap(average_precision(matching, on_frames(matching, chosen)))
-            samples = bootstrap_map(matching, self._settings.bootstrap, 0, chosen)
-            self._samples[key] = (mean or 0.0, samples)
-        return self._samples[key]
-
-    def _matching(self, record: TrialRecord) -> Matching:
-        if record.fingerprint not in self._matchings:
-            found = read_detections(self._detections(record))
-            self._matchings[record.fingerprint] = match(self._truth, found, protocol_named(self._settings.protocol))
-        return self._matchings[record.fingerprint]
+def _speed(a: Mapping[int, TrialRecord], b: Mapping[int, TrialRecord]) -> float | None:
+    """The geometric mean over seeds of mean times a frame: medians would not see key frames."""
+    ratios = [
+        y.runtime.mean_ms / x.runtime.mean_ms
+        for x, y in ((a[seed], b[seed]) for seed in a)
+        if x.runtime is not None and y.runtime is not None
+    ]
+    return float(np.exp(np.mean(np.log(ratios)))) if len(ratios) == len(a) else None
 
 
 def _published_difference(a: TrialRecord, b: TrialRecord, published: Sequence[PublishedPoint]) -> float | None:
