@@ -6,7 +6,6 @@ ResNets are torchvision's, with conv5 brought to stride 16 by dilation 2 ("DC5")
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -17,6 +16,7 @@ from torchvision.ops.misc import FrozenBatchNorm2d
 
 from vodbench.errors import UserError
 from vodbench_methods.detection.config import DetectorConfig
+from vodbench_methods.detection.state_dicts import fill, is_state_dict, read_plain
 
 
 class Backbone(nn.Module):
@@ -145,42 +145,22 @@ def load_torchvision_weights(backbone: Backbone, path: str) -> None:
 
     The classifier is left out. ``UserError`` when the file is missing, holds something else, or lacks or adds keys.
     """
-    given = _read_state_dict(path)
-    given = {name: value for name, value in given.items() if not name.startswith("fc.")}
-    wanted = backbone.state_dict()
-    counters = {name for name in (*given, *wanted) if name.endswith("num_batches_tracked")}
-    missing = sorted(wanted.keys() - given.keys() - counters)
-    unexpected = sorted(given.keys() - wanted.keys() - counters)
-    other_shape = sorted(n for n in wanted.keys() & given.keys() if wanted[n].shape != given[n].shape)
-    if missing or unexpected or other_shape:
-        raise UserError(
-            f"'{path}' does not hold this backbone's torchvision weights: missing {_some(missing)}; unexpected "
-            f"{_some(unexpected)}; of another shape {_some(other_shape)}; choose the file that fits the backbone"
-        )
-    backbone.load_state_dict({n: v for n, v in given.items() if n in wanted}, strict=False)
-
-
-def _read_state_dict(path: str) -> dict[str, Tensor]:
-    if not Path(path).is_file():
-        raise UserError(f"weights = '{path}' is not a file; give a torchvision state dict or leave it out")
-    try:
-        values = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises many types for a file that is no checkpoint
-        raise UserError(f"weights = '{path}' is not a PyTorch state dict ({type(error).__name__})") from error
-    if not isinstance(values, dict) or not all(isinstance(v, Tensor) for v in values.values()):
+    given = read_plain(path, "weights", "a torchvision state dict")
+    if not is_state_dict(given):
         raise UserError(f"weights = '{path}' is not a PyTorch state dict; save it as model.state_dict()")
-    return values
+    fill(
+        backbone,
+        {name: value for name, value in given.items() if not name.startswith("fc.")},
+        f"'{path}' does not hold this backbone's torchvision weights",
+        "choose the file that fits the backbone",
+        optional=lambda name: name.endswith("num_batches_tracked"),
+    )
 
 
 def _torchvision_resnet(name: str, norm: Any) -> torchvision.models.ResNet:
     if name == "resnext101_32x4d":  # torchvision builds it, but has no function for it (and no weights)
         return torchvision.models.ResNet(Bottleneck, [3, 4, 23, 3], groups=32, width_per_group=4, norm_layer=norm)
     return getattr(torchvision.models, name)(weights=None, norm_layer=norm)
-
-
-def _some(names: list[str], limit: int = 5) -> str:
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return (", ".join(names[:limit]) or "none") + more
 
 
 def _stride_in_1x1(block: nn.Module) -> None:

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from vodbench.spec import Clip, Stage
-from vodbench_methods.detection.config import DetectorConfig
+from vodbench_methods.detection.freezing import PartlyFrozen
 from vodbench_methods.detection.records import Batch, FrameFeatures, Proposals, RoiSamples, Target
 from vodbench_methods.detection.rpn import RpnOutput
 from vodbench_methods.detection.two_stage import TwoStageDetector
@@ -33,32 +33,19 @@ class Seen:
     samples: Sequence[RoiSamples]  # of the reference frames
 
 
-class ClipTrainedDetector(TwoStageDetector):
+class ClipTrainedDetector(PartlyFrozen, TwoStageDetector):
     """A two-stage detector whose head sees a whole clip; a subclass says how in ``related_samples``."""
-
-    def __init__(self, config: DetectorConfig, num_classes: int) -> None:
-        super().__init__(config, num_classes)
-        self._frozen: list[nn.Module] = []
 
     def begin_stage(self, stage: Stage) -> None:
         """Freeze the parts that the configuration says; everything else is trained."""
         self.load_backbone()
-        self._frozen = self.frozen_parts()
-        for part in self._frozen:
-            part.requires_grad_(False)
         self.train()
+        self.freeze(self.frozen_parts())
 
     def frozen_parts(self) -> list[nn.Module]:
         """What stays as the detector's stage left it: backbone and RPN, or nothing."""
         parts = (self.backbone, self.reduction, self.rpn) if self.config.freeze_detector else ()
         return [part for part in parts if part is not None]
-
-    def train(self, mode: bool = True) -> Self:
-        """What is frozen stays in inference mode: its batch norm must not move either."""
-        super().train(mode)
-        for part in self._frozen:
-            part.eval()
-        return self
 
     def losses(self, clips: Sequence[Clip]) -> dict[str, Tensor]:
         """RPN losses (unless frozen) and head losses of the reference frames, each related to its clip."""

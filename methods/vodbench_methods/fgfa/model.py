@@ -21,9 +21,8 @@ import torch
 from torch import Tensor
 
 from vodbench.knobs import MethodConfig
-from vodbench.spec import Clip, Clock, Detections, Image, MethodSpec, Stage
+from vodbench.spec import Clip, Clock, Detections, Image
 from vodbench_methods.detection.clock import NullClock
-from vodbench_methods.detection.faster_rcnn import latency
 from vodbench_methods.detection.records import FrameFeatures
 from vodbench_methods.detection.streaming import Answer, AnswerStream, Found
 from vodbench_methods.fgfa.aggregation import EmbeddingNetwork, Warped, aggregate
@@ -32,7 +31,7 @@ from vodbench_methods.fgfa.records import EncodedFrame
 from vodbench_methods.fgfa.stream import FGFAStream, answer_among, of_one_size
 from vodbench_methods.flow import Convention, FlowOutput, warp
 from vodbench_methods.propagation.model import FlowDetector
-from vodbench_methods.propagation.optical_flow import propagation_stages
+from vodbench_methods.propagation.optical_flow import propagation_method
 from vodbench_methods.sequence import window
 
 
@@ -140,23 +139,11 @@ class FGFA(FlowDetector):
         return answer_among(self, frames, copies, place, config, NullClock(), detected)
 
 
-def _build(config: MethodConfig, num_classes: int) -> FGFA:
-    assert isinstance(config, FGFAConfig)
-    return FGFA(config, num_classes)
-
-
-def _stages(config: MethodConfig) -> tuple[Stage, ...]:
-    assert isinstance(config, FGFAConfig)
-    return propagation_stages(config, SPEC.name, config.clips())
-
-
-SPEC = MethodSpec(
-    name="fgfa",
+SPEC = propagation_method(
+    "fgfa",
+    FGFA,
+    FGFAConfig,
     summary="Flow-guided feature aggregation: every frame sees the maps of those around it, warped to it",
     paper="Zhu et al., Flow-Guided Feature Aggregation for Video Object Detection, ICCV 2017",
-    config=FGFAConfig,
     presets={"paper": {}, "small": SMALL, "tiny": TINY},
-    build=_build,
-    stages=_stages,
-    latency_frames=latency,
 )

@@ -138,6 +138,10 @@ class FlowConfig(FlowNetworkConfig):
                 "flow_start = 'optical-flow' comes after the detector's own stage; set warm_start to 'detector' too"
             )
 
+    def clips(self) -> ClipSpec:
+        """What the method's own stage sees."""
+        raise NotImplementedError
+
     def propagation_schedule(self) -> Schedule:
         return self._schedule(self.propagation_iterations, self.propagation_learning_rate, self.propagation_drops)
 
@@ -148,7 +152,7 @@ class KeyFrameConfig(KeyFrames, FlowConfig):
 
     key_frame_range: int = knob(9, "a training clip's key frame lies at most so many frames before its frame", low=1)
 
-    def pairs(self) -> ClipSpec:
+    def clips(self) -> ClipSpec:
         """A frame and the key frame before it, which may be the frame itself."""
         return ClipSpec(
             num_supports=1,

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, Self, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from vodbench.knobs import MethodConfig
 from vodbench.spec import Clip, Clock, Detections, Image, Stage, Stream
 from vodbench_methods.detection.clock import NullClock
+from vodbench_methods.detection.freezing import PartlyFrozen
 from vodbench_methods.detection.records import Batch
 from vodbench_methods.detection.rpn import RegionProposalNetwork
 from vodbench_methods.detection.single_frame import SingleFrameDetector
@@ -32,7 +33,7 @@ from vodbench_methods.propagation.stream import KeyFrameStream, detect_from_key_
 DETECTOR = "detector."  # the prefix of the detector's weights
 
 
-class FlowDetector(nn.Module):
+class FlowDetector(PartlyFrozen):
     """``detector`` and ``flow``; every weight belongs to one of them (``detector.*``, ``flow.*``)."""
 
     config: Any  # a FlowNetworkConfig; methods narrow it
@@ -51,7 +52,6 @@ class FlowDetector(nn.Module):
             mean=config.flow_mean,
             **({} if config.flow_odd_sizes == "pad" else {"odd_sizes": config.flow_odd_sizes}),
         )
-        self._frozen: list[nn.Module] = []
         self._flow_is_trained = False
 
     predicts_update = False  # of the flow network: where the propagated map should be computed anew
@@ -85,21 +85,12 @@ class FlowDetector(nn.Module):
         self.load_flow()
         self.requires_grad_(True)
         self.detector.backbone.freeze(self.config.frozen_stages)
-        self._frozen = self.frozen_parts(stage)
-        for part in self._frozen:
-            part.requires_grad_(False)
         self.train()
+        self.freeze(self.frozen_parts(stage))
 
     def frozen_parts(self, stage: Stage) -> list[nn.Module]:
         """What this stage does not train."""
         return [self.detector] if self.config.freeze_detector else []
-
-    def train(self, mode: bool = True) -> Self:
-        """What is frozen stays in inference mode: its batch norm must not move either."""
-        super().train(mode)
-        for part in self._frozen:
-            part.eval()
-        return self
 
     def losses(self, clips: Sequence[Clip]) -> dict[str, Tensor]:
         """The detector's losses of the clips' reference frames, on maps of their key frames (the first support)."""

@@ -7,14 +7,15 @@ propagated feature is kept. Other methods of the family may start from its weigh
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vodbench.knobs import MethodConfig
-from vodbench.spec import Clip, ClipSpec, MethodSpec, Stage
+from vodbench.spec import Clip, MethodSpec, Stage
 from vodbench.transforms import flip_flow
 from vodbench_methods.detection.faster_rcnn import latency
 from vodbench_methods.detection.records import Batch
@@ -66,18 +67,46 @@ def _one(level: ScaledFlow, index: int) -> ScaledFlow:
     return ScaledFlow(level.flow[index : index + 1], level.stride)
 
 
-def propagation_stages(config: FlowConfig, method: str, clips: ClipSpec) -> tuple[Stage, ...]:
-    """The stages that ``config`` starts from, then the own stage of ``method``."""
-    earlier: tuple[Stage, ...] = ()
+def propagation_method(
+    name: str,
+    detector: type[FlowDetector],
+    config: type[FlowConfig],
+    *,
+    summary: str,
+    paper: str,
+    presets: Mapping[str, Mapping[str, Any]],
+) -> MethodSpec:
+    """The METHODS row of a ``detector`` with one stage of its own, after those that it starts from."""
+
+    def build(given: MethodConfig, num_classes: int) -> FlowDetector:
+        assert isinstance(given, config)
+        return detector(given, num_classes)
+
+    def stages(given: MethodConfig) -> tuple[Stage, ...]:
+        assert isinstance(given, config)
+        schedule = given.propagation_schedule()
+        own = Stage(name="propagation", method=name, config=given, clips=given.clips(), schedule=schedule)
+        return (*_earlier_stages(given), own)
+
+    return MethodSpec(
+        name=name,
+        summary=summary,
+        paper=paper,
+        config=config,
+        presets=presets,
+        build=build,
+        stages=stages,
+        latency_frames=latency,
+    )
+
+
+def _earlier_stages(config: FlowConfig) -> tuple[Stage, ...]:
+    """Those of the detector, or of this baseline too: whatever the method does later, they are shared with it."""
     if config.flow_start == "optical-flow":
-        # Whatever the method does later, its first stages are this baseline's, and shared with it.
         own = {"freeze_detector": True, "flow_scale": False}
         known = {name: getattr(config, name) for name in OpticalFlowConfig.knobs() if name in config.knobs()}
-        earlier = _stages(OpticalFlowConfig(**{**known, **own}))
-    elif config.warm_start == "detector":
-        earlier = config.detector_stages()
-    schedule = config.propagation_schedule()
-    return (*earlier, Stage(name="propagation", method=method, config=config, clips=clips, schedule=schedule))
+        return _stages(OpticalFlowConfig(**{**known, **own}))
+    return config.detector_stages() if config.warm_start == "detector" else ()
 
 
 def _build(config: MethodConfig, num_classes: int) -> OpticalFlowDetector:
