@@ -86,7 +86,7 @@ def test_what_does_not_fit_is_told(tmp_path: Path) -> None:
     text.write_text("no weights")
     with pytest.raises(UserError, match="is not a PyTorch file"):
         load_flow_weights(network(1), str(text))
-    with pytest.raises(UserError, match=r"missing context.*unexpected conv2.*choose the flow_network it is of"):
+    with pytest.raises(UserError, match=r"missing context.*unexpected conv1.*choose the flow_network it is of"):
         load_flow_weights(network(1), saved(tmp_path, network(1, "flownet-s", 8).state_dict()))
     with pytest.raises(UserError, match="was not written by vodbench"):
         load_flow_weights(network(1), saved(tmp_path, {"epoch": 3}))

@@ -20,9 +20,10 @@ def load_flow_weights(network: FlowNetwork, path: str) -> None:
     map and update logits keep their start where the file lacks them. ``UserError`` when the file is missing or holds
     something else, with the keys that are missing and unexpected.
     """
-    given, wanted = _read(path), network.state_dict()
+    given = _read(path)
     if isinstance(network, FlowNetS):
-        given = {**given, **{n: given.pop(published_name(n)) for n in wanted if published_name(n) in given}}
+        own_names = {published_name(name): name for name in network.state_dict()}
+        given = {own_names.get(name, name): weight for name, weight in given.items()}
     fill(
         network,
         given,
