@@ -5,6 +5,7 @@ METHODS: dict[str, str] = {
     "r-fcn": "vodbench_methods.rfcn.model:SPEC",
     "r-fcn-flow": "vodbench_methods.propagation.optical_flow:SPEC",
     "dff": "vodbench_methods.propagation.dff:SPEC",
+    "semi-dff": "vodbench_methods.semidff.specs:SPEC",
     "fgfa": "vodbench_methods.fgfa.model:SPEC",
     "thp": "vodbench_methods.thp.specs:SPEC",
     "relation-network": "vodbench_methods.relation_network.model:SPEC",

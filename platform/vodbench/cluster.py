@@ -35,6 +35,9 @@ ENVIRONMENT: Mapping[str, str] = {
     "RAY_idle_worker_killing_time_threshold_ms": "120000",
     # Workers stay in the driver's folder, so that relative paths mean the same to both.
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    # Threads that wait for each other in a busy loop take the cores from those they wait for, as soon as anything else
+    # runs on the machine.
+    "OMP_WAIT_POLICY": "PASSIVE",
 }
 
 # Worker processes compute on few threads: several run side by side, and one thread each is also reproducible.

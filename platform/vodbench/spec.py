@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-from vodbench.errors import UserError
+from vodbench.errors import UserError, unknown
 from vodbench.knobs import MethodConfig
 
 if TYPE_CHECKING:
@@ -56,6 +56,11 @@ class Truth:
     occluded: Bools  # (M,)
     generated: Bools  # (M,) interpolated by the annotators rather than drawn
 
+    @staticmethod
+    def empty() -> Truth:
+        flags = np.zeros(0, np.bool_)
+        return Truth(np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros(0, np.int64), flags, flags)
+
 
 @dataclass(frozen=True, slots=True)
 class Frame:
@@ -78,6 +83,9 @@ class SnippetInfo:
     still: bool = False
 
 
+CLIP_FRAMES = ("all", "stills", "videos", "unlabelled")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClipSpec:
     """What a training stage wants drawn around each reference frame.
@@ -92,6 +100,10 @@ class ClipSpec:
     their reference frames. Only then a clip says which category it was drawn for.
 
     With ``flow`` the support frames carry exact flow, which generated video knows and other data does not.
+
+    ``frames`` says which frames are references: ``all`` training frames of the data set (those with a box), or of them
+    those that are ``stills`` or belong to ``videos``; or ``unlabelled``: frames of videos chosen by their place alone,
+    in clips that carry no annotation.
     """
 
     num_supports: int = 0
@@ -103,8 +115,13 @@ class ClipSpec:
     videos: int = 0
     flow: bool = False
     own_frame: bool = False
+    frames: str = "all"
 
     def __post_init__(self) -> None:
+        if self.frames not in CLIP_FRAMES:
+            raise unknown("choice of training frames", self.frames, CLIP_FRAMES)
+        if self.categories and self.frames not in ("all", "videos"):
+            raise UserError(f"clips in groups are drawn from videos with labels; frames = '{self.frames}' has none")
         if self.flow and not self.num_supports:
             raise UserError("flow of clips without support frames is not accepted: give num_supports 1 or more")
         if min(self.categories, self.videos) < 0 or (self.categories == 0) != (self.videos == 0):

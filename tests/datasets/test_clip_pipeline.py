@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterator
 from itertools import islice
@@ -78,6 +79,60 @@ def test_a_plan_that_cannot_be_made_is_refused_before_anything_starts(shards: Sh
         shards.training_clips(SPEC, split="tset", seed=0, start=0, stop=1)
 
 
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory: pytest.TempPathFactory) -> Shards:
+    """Videos and stills, and videos whose first three frames lost their boxes."""
+    tree = tmp_path_factory.mktemp("mixed")
+    generate(str(tree / "tree"), GeneratorConfig(snippets=2, val_snippets=1, stills=3, frames=6, size=64), workers=1)
+    for file in (tree / "tree/Annotations/VID/train").rglob("00000[012].xml"):
+        file.write_text(re.sub(r"\t<object>.*</object>\n", "", file.read_text(), flags=re.DOTALL))
+    write_shards(DataSource(root=str(tree / "tree")).open(), str(tree / "shards"))  # type: ignore[arg-type]
+    return open_shards(str(tree / "shards"))
+
+
+@pytest.mark.parametrize(
+    ("frames", "visited"),
+    [
+        ("all", {("generated_train", 3), ("generated_train", 4), ("generated_train", 5), ("generated_still", 0)}),
+        ("stills", {("generated_still", 0)}),
+        ("videos", {("generated_train", 3), ("generated_train", 4), ("generated_train", 5)}),
+        ("unlabelled", {("generated_train", index) for index in range(6)}),
+    ],
+)
+def test_a_stage_says_which_frames_it_visits(mixed: Shards, frames: str, visited: set[tuple[str, int]]) -> None:
+    plan = plan_of(mixed, ClipSpec(frames=frames), split="train", seed=0)
+    epoch = [plan[number] for number in range(len(plan))]  # type: ignore[arg-type]
+    assert {(clip.snippet[:15], clip.reference) for clip in epoch} == visited
+    assert len({(clip.snippet, clip.reference) for clip in epoch}) == len(epoch)
+
+
+def test_unlabelled_clips_carry_no_annotation(mixed: Shards) -> None:
+    spec = ClipSpec(num_supports=1, offset_low=-2, offset_high=2, frames="unlabelled")
+    plan = plan_of(mixed, spec, split="train", seed=0)
+    planned = [plan[number] for number in range(12)]
+    clips = list(decode_block(read_block(mixed, "train", planned, labels=False)))
+    annotated = list(decode_block(read_block(mixed, "train", planned)))
+    assert any(len(clip.reference.truth.boxes) for clip in annotated)
+    for clip, other in zip(clips, annotated, strict=True):
+        for frame, with_truth in zip((clip.reference, *clip.supports), (other.reference, *other.supports), strict=True):
+            assert np.array_equal(frame.image, with_truth.image)
+            assert len(frame.truth.boxes) == len(frame.truth.labels) == len(frame.truth.track_ids) == 0
+
+
+def test_frames_that_the_data_do_not_have_are_refused_before_anything_starts(shards: Shards, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no still image with a box; add ImageNet DET"):
+        shards.training_clips(ClipSpec(frames="stills"), split="train", seed=0, start=0, stop=0)
+    generate(str(tmp_path), GeneratorConfig(snippets=0, val_snippets=1, stills=2, frames=2, size=64), workers=1)
+    only_stills = DataSource(root=str(tmp_path)).open()
+    for frames in ("videos", "unlabelled"):
+        with pytest.raises(UserError, match="has no video"):
+            only_stills.training_clips(ClipSpec(frames=frames), split="train", seed=0, start=0, stop=0)
+    with pytest.raises(UserError, match="unknown choice of training frames 'still': did you mean 'stills'"):
+        ClipSpec(frames="still")
+    with pytest.raises(UserError, match="groups"):
+        ClipSpec(frames="unlabelled", categories=2, videos=2)
+
+
 def test_an_unknown_snippet_is_refused_before_anything_starts(shards: Shards) -> None:
     with pytest.raises(UserError, match="unknown snippet 'nobody'"):
         shards.snippet_frames("train", ["nobody"])
@@ -128,6 +183,14 @@ class TestThroughRay:
         expected = plain_loop(shards, plan_of(shards, SPEC, split="train", seed=3), numbers)
         for clip, other in zip(clips, expected, strict=True):
             assert_same(clip, other)
+
+    def test_unlabelled_clips_arrive_without_annotation(self, mixed: Shards) -> None:
+        found = {}
+        for frames in ("videos", "unlabelled"):
+            clips = list(mixed.training_clips(ClipSpec(frames=frames), split="train", seed=0, start=0, stop=12))
+            found[frames] = [len(clip.reference.truth.boxes) for clip in clips]
+        assert min(found["videos"]) > 0
+        assert found["unlabelled"] == [0] * 12
 
     def test_a_long_demand_is_several_runs_in_one_order(self, shards: Shards, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("vodbench_datasets.clips.pipeline._CHUNKS_A_RUN", 2)

@@ -89,6 +89,33 @@ def test_the_reader_finds_exactly_what_was_rendered(tmp_path: Path) -> None:
                 assert error < 8, error
 
 
+def test_stills_are_snippets_of_one_unspoilt_frame_in_train_alone(tmp_path: Path) -> None:
+    config = replace(TINY, stills=3, bursts=(5, 5))
+    generate(str(tmp_path), config)
+    dataset = DataSource(root=str(tmp_path)).open()
+    assert [len(dataset.snippets(split)) for split in ("train", "val")] == [4 + 3, 2]
+    for number, snippet in enumerate(dataset.snippets("train")[4:]):
+        assert (snippet.num_frames, snippet.still) == (1, True)
+        scene = draw_scene(config, 2, number)
+        calm = replace(scene, strengths=no_strengths(len(scene.sprites), config.frames))
+        (frame,) = dataset.read("train", snippet.id)
+        rendered = render(calm, config.frames // 2)
+        np.testing.assert_array_equal(frame.truth.boxes, rendered.boxes)
+        np.testing.assert_array_equal(frame.truth.labels, rendered.labels)
+        assert np.abs(decode(frame.encoded, "f").astype(int) - rendered.image).mean() < 8
+        assert not frame.deteriorations
+        assert not np.array_equal(rendered.image, render(scene, config.frames // 2).image)
+
+
+def test_stills_leave_the_videos_as_they_were(tmp_path: Path) -> None:
+    generate(str(tmp_path / "without"), TINY)
+    generate(str(tmp_path / "with"), replace(TINY, stills=2))
+    without, with_stills = digest(tmp_path / "without"), digest(tmp_path / "with")
+    changed = {path for path in with_stills if with_stills[path] != without.get(path)}
+    assert {path for path in changed if "DET" not in path} == {"generator.json"}
+    assert len([path for path in changed if path.endswith(".JPEG")]) == 2
+
+
 def test_a_tree_on_another_url() -> None:
     generate("memory://generated-test", replace(TINY, snippets=1, val_snippets=0))
     assert [s.num_frames for s in DataSource(root="memory://generated-test").open().snippets("train")] == [5]
@@ -137,6 +164,7 @@ def test_it_writes_into_no_folder_of_anything_else(tmp_path: Path) -> None:
         ({"tracks": (0, 2)}, "tracks is"),
         ({"jpeg_quality": 101}, "jpeg_quality is 101"),
         ({"seed": -1}, "seed is -1"),
+        ({"stills": -1}, "stills is -1; give 0 or more"),
         ({"liveliness": (0.0, 1.0)}, "liveliness is"),
     ],
 )

@@ -8,9 +8,10 @@ from itertools import pairwise
 import pytest
 
 from vodbench.errors import UserError
+from vodbench_datasets.clips.choice import evenly_spaced
 from vodbench_datasets.ilsvrc.classes import VID_CLASSES, parse_classes
 from vodbench_datasets.ilsvrc.lists import Listed, parse_stills, parse_videos
-from vodbench_datasets.ilsvrc.protocol import capped, evenly_spaced
+from vodbench_datasets.ilsvrc.protocol import capped
 
 TRAIN = "ILSVRC2015_VID_train_0000/ILSVRC2015_train_00000000"
 

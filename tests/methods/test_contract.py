@@ -456,6 +456,8 @@ def test_a_few_steps_lower_the_loss(spec: MethodSpec) -> None:
     method = spec.build(config, len(CLASSES))
     assert isinstance(method, torch.nn.Module)
     stage = spec.stages(config)[-1]
+    if stage.clips.frames == "unlabelled":  # what is learned comes from weights, and blank ones have nothing to say
+        method = built(spec, config)
     method.begin_stage(stage)
     clips = training_group(spec, config)
     trained = [p for p in method.parameters() if p.requires_grad]

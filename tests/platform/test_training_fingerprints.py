@@ -63,16 +63,19 @@ def test_a_batch_is_made_of_whole_groups(learner: ModuleType, monkeypatch: pytes
         plan_stages("learner-base", learner.LearnerConfig(batch=8), "d", 0)
 
 
-def test_clips_with_flow_give_weights_of_their_own(learner: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("setting", [{"flow": True}, {"frames": "unlabelled"}, {"own_frame": True}])
+def test_settings_of_clips_that_came_later_give_weights_of_their_own(
+    learner: ModuleType, monkeypatch: pytest.MonkeyPatch, setting: dict[str, Any]
+) -> None:
     names = []
-    for flow in (False, True):
-        clips = ClipSpec(num_supports=1, offset_low=-1, offset_high=1, flow=flow)
+    for asked in ({}, setting):
+        clips = ClipSpec(num_supports=1, offset_low=-1, offset_high=1, **asked)
         monkeypatch.setattr(learner, "ClipSpec", lambda clips=clips, **_: clips)
         names.append(_name(learner))
     assert names[0] != names[1]
 
 
-def test_weights_keep_the_names_they_had_before_there_was_flow(
+def test_weights_keep_the_names_they_had_before_these_settings(
     learner: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Finished trainings are found again: a fingerprint of a stage's clips without the setting is still the same."""

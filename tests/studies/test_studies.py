@@ -176,3 +176,12 @@ def test_rows_are_picked_by_their_columns_and_fps_becomes_milliseconds() -> None
     (point,) = published_points(parse_study({**SMALLEST, "published": [where]}, "s"))
     assert point.method == "r-fcn-copy"
     assert point.runtime_ms == pytest.approx(1000 / 60)
+
+
+def test_a_row_is_chosen_by_a_column_that_others_of_its_table_lack() -> None:
+    where = {"method": "semi-dff", "key_frame_interval": 5}
+    table = {"table": "semi_dff.table4_labels_on_images_and_videos", "where": where}
+    (point,) = published_points(parse_study({**SMALLEST, "published": [table]}, "s"))
+    assert point.map == pytest.approx(0.7359)
+    with pytest.raises(UserError, match="did you mean 'key_frame_interval'"):
+        published_points(parse_study({**SMALLEST, "published": [{**table, "where": {"key_frame_intervl": 5}}]}, "s"))

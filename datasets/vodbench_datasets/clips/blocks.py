@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from vodbench.errors import UserError
 from vodbench.images import decode
-from vodbench.spec import Clip, ClipFrame, Dataset, Floats, Frame
+from vodbench.spec import Clip, ClipFrame, Dataset, Floats, Frame, Truth
 from vodbench_datasets.clips.flow import MotionSource, with_motion
 from vodbench_datasets.clips.plan import PlannedClip
 from vodbench_datasets.frames import FRAME_TYPE, from_columns, to_structs
@@ -35,16 +35,21 @@ SCHEMA = pa.schema(
 )
 
 
-def read_block(dataset: Dataset, split: str, planned: Iterable[PlannedClip], *, flow: bool = False) -> pa.Table:
+def read_block(
+    dataset: Dataset, split: str, planned: Iterable[PlannedClip], *, flow: bool = False, labels: bool = True
+) -> pa.Table:
     """The encoded frames and truths of these clips, one row a clip, in the given order.
 
-    With ``flow`` (of a ``MotionSource`` only) also what their flow is computed from when they are decoded.
+    With ``flow`` (of a ``MotionSource`` only) also what their flow is computed from when they are decoded; without
+    ``labels`` truths are empty: no method can see by accident what it is not meant to know.
     """
     clips = list(planned)
     frames: list[Frame] = []
     bounds = [0]
     for clip in clips:
         read = dataset.read(split, clip.snippet, list(dict.fromkeys(clip.indices)))
+        if not labels:
+            read = [replace(frame, truth=Truth.empty()) for frame in read]
         frames += with_motion(cast(MotionSource, dataset), split, clip.snippet, read) if flow else read
         bounds.append(len(frames))
     return pa.table(

@@ -18,6 +18,7 @@ from vodbench.errors import UserError, unknown
 from vodbench.prefetch import prefetch
 from vodbench.spec import Clip, ClipSpec, Dataset, Frame, SnippetInfo
 from vodbench_datasets.clips.blocks import decode_block, error_block, read_block
+from vodbench_datasets.clips.choice import reference_frames
 from vodbench_datasets.clips.flow import check_flow
 from vodbench_datasets.clips.groups import GroupPlan
 from vodbench_datasets.clips.ordered import ordered_blocks
@@ -34,7 +35,7 @@ class _ClipJob:
     dataset: Dataset
     split: str
     plan: ClipPlan | GroupPlan
-    flow: bool
+    clips: ClipSpec
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,8 @@ class _FrameJob:
 class RayClips:
     """Gives a data set ``training_clips`` and ``snippet_frames``. The data set is picklable and names its training
     frames."""
+
+    root: str
 
     @property
     def fingerprint_is_sampled(self) -> bool:
@@ -78,7 +81,7 @@ class RayClips:
         check_flow(self, clips, split)
         plan = plan_of(self, clips, split=split, seed=seed)
         numbers = numbers_of_worker(start, stop, rank, world, clips.group_size)
-        job = _ClipJob(self, split, plan, clips.flow)  # type: ignore[arg-type]  # a mixin cannot say that it is mixed into a Dataset
+        job = _ClipJob(self, split, plan, clips)  # type: ignore[arg-type]  # a mixin cannot say that it is mixed into a Dataset
         return prefetch(partial(_decoded_clips, job, numbers, world), _DECODED_AHEAD)
 
     def snippet_frames(self, split: str, snippets: Sequence[str], *, world: int = 1) -> Iterator[Frame]:
@@ -94,10 +97,10 @@ class RayClips:
 def plan_of(dataset: RayClips, clips: ClipSpec, *, split: str, seed: int) -> ClipPlan | GroupPlan:
     """The clip plan of a split."""
     snippets = {snippet.id: snippet for snippet in dataset.snippets(split)}
-    frames = dataset.training_frames(split)
     if not clips.categories:
+        frames = reference_frames(dataset, clips, split)
         return ClipPlan(frames, [snippets[snippet].num_frames for snippet, _ in frames], clips, seed)
-    labels = dataset.training_labels(split)
+    frames, labels = dataset.training_frames(split), dataset.training_labels(split)
     moving = [place for place, (snippet, _) in enumerate(frames) if not snippets[snippet].still]
     frames, labels = [frames[place] for place in moving], [labels[place] for place in moving]
     return GroupPlan(frames, [snippets[snippet].num_frames for snippet, _ in frames], labels, clips, seed)
@@ -121,7 +124,9 @@ def _decoded_clips(job: _ClipJob, numbers: Sequence[int], world: int) -> Iterato
 def _read_clips(job: _ClipJob, numbers: Sequence[int]) -> pa.Table:
     """Runs in a read task."""
     try:
-        return read_block(job.dataset, job.split, (job.plan[number] for number in numbers), flow=job.flow)
+        planned = (job.plan[number] for number in numbers)
+        labels = job.clips.frames != "unlabelled"
+        return read_block(job.dataset, job.split, planned, flow=job.clips.flow, labels=labels)
     except UserError as error:
         return error_block(error)
 

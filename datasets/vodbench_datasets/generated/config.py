@@ -37,6 +37,7 @@ class GeneratorConfig:
 
     snippets: int = 120  # training snippets
     val_snippets: int = 24
+    stills: int = 0  # training images that are no video, with nothing to spoil them: what ImageNet DET is to VID
     frames: int = 24  # of every snippet
     size: int = 128  # height and width in pixels
     classes: int = 5  # the first of ``appearance.CLASSES``; 1 and 2 look alike, as do 3 and 4
@@ -62,7 +63,7 @@ class GeneratorConfig:
 
     def __post_init__(self) -> None:
         self._at_least(1, "frames", "classes", "jpeg_quality")
-        self._at_least(0, "snippets", "val_snippets", "seed", "noise")
+        self._at_least(0, "snippets", "val_snippets", "stills", "seed", "noise")
         self._at_least(48, "size")
         if self.snippets + self.val_snippets == 0:
             raise UserError("snippets and val_snippets are both 0; ask for at least one snippet")

@@ -59,7 +59,7 @@ class Rendered:
 
 
 def draw_scene(config: GeneratorConfig, stream: int, number: int) -> Scene:
-    """Snippet ``number`` of a stream (0 training, 1 validation); a function of seed, stream and number alone."""
+    """Snippet ``number`` of a stream (0 training, 1 validation, 2 stills): a function of these and the seed alone."""
     rng = np.random.default_rng([config.seed, stream, number])
     tracks = int(rng.integers(config.tracks[0], config.tracks[1], endpoint=True))
     # The first object goes through the classes in turn, so that small data sets hold all of them.

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from multiprocessing import get_context
 from typing import TypeAlias
@@ -17,14 +18,18 @@ from vodbench.errors import UserError
 from vodbench.images import encode_jpeg
 from vodbench.storage import exists, filesystem, join, make_folder, read_text, write_text
 from vodbench_datasets.generated.appearance import CLASSES
+from vodbench_datasets.generated.bursts import no_strengths
 from vodbench_datasets.generated.config import GeneratorConfig
-from vodbench_datasets.generated.scene import Rendered, draw_scene, render
+from vodbench_datasets.generated.scene import Rendered, Scene, draw_scene, render
 from vodbench_datasets.ilsvrc.deteriorations import record_path
 from vodbench_datasets.ilsvrc.motion import motion_path
 
 CONFIG_FILE = "generator.json"
 
 _SPLITS = ("train", "val")
+_STILLS = "stills"
+_DET_LIST = "ImageSets/DET/DET_train_30classes.txt"  # as published, though there are other classes here
+_STREAMS = (*_SPLITS, _STILLS)
 _POOL_FRAMES = 500  # fewer frames than this are rendered sooner than processes start
 _WRITERS = 8
 
@@ -52,21 +57,26 @@ def generate(
     """
     if _prepare(root, config):
         return
-    jobs = [(split, number) for split in _SPLITS for number in range(_count(config, split))]
+    jobs = [(stream, number) for stream in _STREAMS for number in range(_count(config, stream))]
     for done, files in enumerate(_rendered(config, jobs, _workers(config, workers)), start=1):
         _write(root, files)
         if on_progress:
             on_progress(done, len(jobs))
     infos = [appearance.info for appearance in CLASSES[: config.classes]]
     write_text(join(root, "classes.txt"), "".join(f"{info.id} {info.name}\n" for info in infos))
-    for split in _SPLITS:
-        names = [snippet_name(split, number) for number in range(_count(config, split))]
-        if names:
-            write_text(join(root, f"ImageSets/VID/{split}.txt"), "".join(f"{name}\n" for name in names))
+    for stream, path in _lists(config).items():
+        names = [snippet_name(stream, number) for number in range(_count(config, stream))]
+        write_text(join(root, path), "".join(f"{name}\n" for name in names))
 
 
-def snippet_name(split: str, number: int) -> str:
-    return f"generated_{split}_{number:05d}"
+def snippet_name(stream: str, number: int) -> str:
+    return f"generated_{stream}_{number:05d}"
+
+
+def _lists(config: GeneratorConfig) -> dict[str, str]:
+    """stream -> its list file, in the order of writing, for those that are not empty."""
+    files = {"train": "ImageSets/VID/train.txt", "val": "ImageSets/VID/val.txt", _STILLS: _DET_LIST}
+    return {stream: path for stream, path in files.items() if _count(config, stream)}
 
 
 def _prepare(root: str, config: GeneratorConfig) -> bool:
@@ -80,8 +90,8 @@ def _prepare(root: str, config: GeneratorConfig) -> bool:
                 f"'{root}' holds data generated with another configuration (see its {CONFIG_FILE}); give a new folder "
                 "or remove this one"
             )
-        last = [split for split in _SPLITS if _count(config, split)][-1]
-        return bool(fs.exists(join(path, f"ImageSets/VID/{last}.txt")))
+        last = [*_lists(config).values()][-1]
+        return bool(fs.exists(join(path, last)))
     make_folder(root)
     write_text(join(root, CONFIG_FILE), json.dumps(config.as_dict(), indent=1) + "\n")
     return False
@@ -97,14 +107,14 @@ def _describes(record: str, config: GeneratorConfig) -> bool:
     return isinstance(found, dict) and {**GeneratorConfig().as_dict(), **found} == config.as_dict()
 
 
-def _count(config: GeneratorConfig, split: str) -> int:
-    return config.snippets if split == "train" else config.val_snippets
+def _count(config: GeneratorConfig, stream: str) -> int:
+    return {"train": config.snippets, "val": config.val_snippets, _STILLS: config.stills}[stream]
 
 
 def _workers(config: GeneratorConfig, asked: int | None) -> int:
     if asked is not None:
         return asked
-    frames = (config.snippets + config.val_snippets) * config.frames
+    frames = (config.snippets + config.val_snippets) * config.frames + config.stills
     return len(os.sched_getaffinity(0)) if frames >= _POOL_FRAMES else 1
 
 
@@ -121,7 +131,9 @@ def _rendered(config: GeneratorConfig, jobs: list[tuple[str, int]], workers: int
 
 def _snippet_files(config: GeneratorConfig, job: tuple[str, int]) -> Files:
     split, number = job
-    scene = draw_scene(config, _SPLITS.index(split), number)
+    scene = draw_scene(config, _STREAMS.index(split), number)
+    if split == _STILLS:
+        return _still_files(replace(scene, strengths=no_strengths(len(scene.sprites), config.frames)), number)
     folder = f"VID/{split}/{snippet_name(split, number)}"
     files: Files = []
     record = {}
@@ -134,6 +146,18 @@ def _snippet_files(config: GeneratorConfig, job: tuple[str, int]) -> Files:
         if rendered.deteriorations:
             record[name] = rendered.deteriorations
     files.append((record_path(folder), (json.dumps(record, indent=1) + "\n").encode()))
+    return files
+
+
+def _still_files(scene: Scene, number: int) -> Files:
+    """The middle frame of a scene as an image of its own."""
+    folder, name = "DET/train", snippet_name(_STILLS, number)
+    rendered = render(scene, scene.config.frames // 2)
+    image = encode_jpeg(rendered.image, scene.config.jpeg_quality)
+    files: Files = [(f"Data/{folder}/{name}.JPEG", image)]
+    files.append((f"Annotations/{folder}/{name}.xml", _xml(rendered, "train", name).encode()))
+    if scene.config.flow:
+        files.append((motion_path(folder, name), rendered.motion.encode()))
     return files
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from vodbench.errors import UserError, unknown
 from vodbench.fingerprint import fingerprint
 from vodbench.spec import ClassInfo, Frame, SnippetInfo, Truth
+from vodbench_datasets.clips.choice import FRAMES_PER_SNIPPET, evenly_spaced
 from vodbench_datasets.clips.pipeline import RayClips
 from vodbench_datasets.ilsvrc.classes import VID_CLASSES, parse_classes
 from vodbench_datasets.ilsvrc.deteriorations import FOLDER, record_path
@@ -24,7 +25,7 @@ from vodbench_datasets.ilsvrc.lists import parse_stills, parse_videos
 from vodbench_datasets.ilsvrc.loading import FrameLoader
 from vodbench_datasets.ilsvrc.motion import FOLDER as MOTION_FOLDER
 from vodbench_datasets.ilsvrc.options import IlsvrcOptions
-from vodbench_datasets.ilsvrc.protocol import FRAMES_PER_SNIPPET, capped, evenly_spaced
+from vodbench_datasets.ilsvrc.protocol import capped
 from vodbench_datasets.ilsvrc.tree import Tree
 
 CLASSES_FILE = "classes.txt"

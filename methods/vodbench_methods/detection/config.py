@@ -90,6 +90,11 @@ class DetectorConfig(MethodConfig):
     drops: tuple[float, ...] = knob((2 / 3,), "shares of the iterations after which the rate falls tenfold")
     clip_gradient_norm: float | None = knob(None, "largest gradient norm of a step", above=0)
     flip_probability: float = knob(0.5, "chance that a clip is mirrored", low=0, high=1)
+    training_frames: str = knob(
+        "all",
+        "labelled frames that the single-frame detector learns from: stills (ImageNet DET), those of videos, or all",
+        choices=("all", "stills", "videos"),
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -152,7 +157,7 @@ class DetectorConfig(MethodConfig):
 
     def single_frames(self) -> ClipSpec:
         """Clips of a reference frame alone."""
-        return ClipSpec(flip_probability=self.flip_probability)
+        return ClipSpec(flip_probability=self.flip_probability, frames=self.training_frames)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -136,6 +136,10 @@ class TwoStageDetector(nn.Module):
         """(N, C, h, w) conv4, the feature map that may be propagated; the first half of ``features``."""
         return self.inference_backbone().to_c4(batch.tensor)
 
+    def feature_parts(self) -> list[nn.Module]:
+        """The modules that ``extract`` is made of; all others belong to the second half."""
+        return [module for stage in self.backbone.stages()[:-1] for module in stage]
+
     def maps(self, feature_map: Tensor) -> tuple[Tensor, Tensor]:
         """The second half of ``features``, from (N, C, h, w) maps of images or propagated ones."""
         c5 = self.inference_backbone().to_c5(feature_map)

@@ -80,6 +80,9 @@ class RFCN(SingleFrameDetector):
         _, c5 = self.inference_backbone()(batch.tensor)
         return F.relu(self.reduction(c5))
 
+    def feature_parts(self) -> list[nn.Module]:
+        return [self.backbone, self.reduction]
+
     def maps(self, feature_map: Tensor) -> tuple[Tensor, Tensor]:
         """What the RPN sees, and the position-sensitive maps: (C + 1 + 4) * k * k, then those of the offsets if any."""
         # Halves of a channels_last map have gaps, and convolutions over gaps are slow on a CPU.

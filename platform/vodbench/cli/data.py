@@ -77,6 +77,7 @@ def generate(
     snippets: Annotated[int, typer.Option(help="Training snippets.")] = 120,
     val_snippets: Annotated[int, typer.Option(help="Validation snippets.")] = 24,
     frames: Annotated[int, typer.Option(help="Frames of every snippet.")] = 24,
+    stills: Annotated[int, typer.Option(help="Training images that are no video, as ImageNet DET is.")] = 0,
     size: Annotated[int, typer.Option(help="Height and width in pixels.")] = 128,
     classes: Annotated[int, typer.Option(help="Classes; 1 and 2 look alike, as do 3 and 4.")] = 5,
     seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.")] = 0,
@@ -90,6 +91,7 @@ def generate(
     given = {
         "snippets": snippets,
         "val_snippets": val_snippets,
+        "stills": stills,
         "frames": frames,
         "size": size,
         "classes": classes,
@@ -100,7 +102,8 @@ def generate(
     announce("data generate", config={"out": out, **config.as_dict()}, seed=config.seed)
     with _bar("generating snippets") as on_progress:
         data_tool("generate")(out, config, on_progress=on_progress)
-    console.print(f"{config.snippets} + {config.val_snippets} snippets in {escape(out)}")
+    images = f" and {config.stills} images" if config.stills else ""
+    console.print(f"{config.snippets} + {config.val_snippets} snippets{images} in {escape(out)}")
 
 
 def generated_shards(folder: str, settings: Mapping[str, Any]) -> str:

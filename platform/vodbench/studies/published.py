@@ -63,11 +63,14 @@ def _points(reference: PublishedTable) -> Iterator[PublishedPoint]:
     tables = [name for name, value in paper.items() if _is_table(value)]
     if table_name not in tables:
         raise unknown(f"table of {paper_name}", table_name, tables)
-    for row in _rows(paper[table_name]):
-        for column in reference.where:
-            if column not in row:
-                raise unknown(f"column of {reference.table}", column, row)
-        if all(row[column] == value for column, value in reference.where.items()) and _has_accuracy(row):
+    rows = _rows(paper[table_name])
+    columns = {column for row in rows for column in row}  # a row of a list says only what is its own
+    for column in reference.where:
+        if column not in columns:
+            raise unknown(f"column of {reference.table}", column, columns)
+    for row in rows:
+        fits = all(column in row and row[column] == value for column, value in reference.where.items())
+        if fits and _has_accuracy(row):
             yield _point(reference, row, paper)
 
 

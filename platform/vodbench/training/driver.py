@@ -104,8 +104,9 @@ def train_all(
         )
 
     for planned in missing_stages(store, chains):
-        if planned.stage.clips.categories or planned.stage.clips.flow:  # not every data set has those: ask before work
-            dataset.training_clips(planned.stage.clips, split=split, seed=seed, start=0, stop=0)
+        clips = planned.stage.clips
+        if clips.categories or clips.flow or clips.frames != "all":  # not every data set has those: ask before work
+            dataset.training_clips(clips, split=split, seed=seed, start=0, stop=0)
     while missing := missing_stages(store, chains):
         start_ray()
         scaling = scaling_config(workers, use_gpu)

@@ -16,7 +16,7 @@ from vodbench.errors import UserError
 from vodbench.fingerprint import fingerprint
 from vodbench.knobs import MethodConfig
 from vodbench.registry import method_spec
-from vodbench.spec import ClipSpec, Schedule, Stage
+from vodbench.spec import Stage
 
 TRAINING_SCHEMA = 1
 
@@ -53,9 +53,9 @@ def plan_stages(
             TRAINING_SCHEMA,
             {
                 "method": stage.method,
-                "settings": stage.config.training_settings(),
-                "schedule": _without_later(stage.schedule),
-                "clips": _without_later(stage.clips),
+                "settings": _without_later(stage.config.training_settings()),
+                "schedule": _without_later(dataclasses.asdict(stage.schedule)),
+                "clips": _without_later(dataclasses.asdict(stage.clips)),
                 "parent": parent,
                 "data": data_fingerprint,
                 "split": split,
@@ -69,13 +69,18 @@ def plan_stages(
     return tuple(planned)
 
 
-# Fields that records got later, with the values that leave everything as it was without them: a stage that does not use
-# them, and the weights it gave, keep their name.
-_LATER: Mapping[str, Any] = {"flow": False, "own_frame": False, "optimizer": "sgd"}
+# Fields that records and configurations got later, with the values that leave everything as it was without them: a
+# stage that does not use them, and the weights it gave, keep their name.
+_LATER: Mapping[str, Any] = {
+    "flow": False,
+    "own_frame": False,
+    "frames": "all",
+    "training_frames": "all",
+    "optimizer": "sgd",
+}
 
 
-def _without_later(record: ClipSpec | Schedule) -> dict[str, Any]:
-    values = dataclasses.asdict(record)
+def _without_later(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name not in _LATER or value != _LATER[name]}
 
 
