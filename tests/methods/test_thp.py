@@ -278,7 +278,7 @@ def begun(config: THPConfig, update: float | None = None) -> THP:
 def test_the_penalty_is_lambda_times_the_updated_share(update: float, share: float) -> None:
     for weight in (0.0, 2.0, 3.5):
         method = begun(config_of(update_weight=weight, forced_share=0.0), update)
-        assert float(method.losses([clip(video(2))])["update"]) == pytest.approx(weight * share)
+        assert method.losses([clip(video(2))])["update"].item() == pytest.approx(weight * share)
 
 
 def test_the_penalty_raises_q_and_lambda_0_does_not() -> None:
