@@ -10,8 +10,9 @@ import torch
 
 from vodbench.errors import UserError
 from vodbench.registry import method_spec
-from vodbench.spec import Clip, ClipFrame, Detections, Image, Truth
+from vodbench.spec import Clip, ClipFrame, Detections, IllustratedStream, Image, Truth
 from vodbench.training.fingerprints import plan_stages
+from vodbench_methods.flow.drawing import DRAWN_MOTION, draw_flow
 from vodbench_methods.propagation.config import KeyFrameConfig, OpticalFlowConfig
 from vodbench_methods.propagation.model import FlowDetector
 from vodbench_methods.propagation.optical_flow import known_flow
@@ -119,6 +120,22 @@ def test_an_untrained_flow_network_moves_nothing() -> None:
     method.flow.load_state_dict(fresh.flow.state_dict())
     found = detected(method, images, key_frame_interval=4)
     assert all(same(found[0], later) for later in found[1:])
+
+
+def test_the_flow_to_the_key_frame_can_be_shown() -> None:
+    method, images = detector(), video(4)
+    stream = method.stream(method.config.replace(key_frame_interval=3))
+    assert isinstance(stream, IllustratedStream)
+    assert stream.shows == ("flow",)
+    pictures = []
+    for image in images:
+        stream.push(image)
+        pictures.append(stream.pictures()["flow"])
+    assert [bool((picture == 255).all()) for picture in pictures] == [True, False, False, True]
+    key, current = (method.detector.preprocess([image]) for image in (images[0], images[2]))
+    with torch.inference_mode():
+        flow = method.flow_between(current, key).flow[0].numpy()
+    np.testing.assert_array_equal(pictures[2], draw_flow(flow, DRAWN_MOTION))
 
 
 def test_batches_of_other_colour_orders_look_the_same_to_the_flow_network() -> None:

@@ -6,8 +6,12 @@ from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from vodbench.spec import Floats, Image
+from vodbench_methods.flow.network import FlowOutput
+
+DRAWN_MOTION = 4.0  # cells, in full colour: the same in all frames of a video
 
 # Steps from red to yellow, green, cyan, blue, magenta and back; more where the eye tells colours apart better.
 _ARCS = (15, 6, 4, 11, 13, 6)
@@ -29,6 +33,13 @@ def draw_flow(flow: Floats, largest: float | None = None) -> Image:
     colours = np.where(radius <= 1, 1 - radius * (1 - hue), 0.75 * hue)
     picture: Image = np.floor(255 * np.where(known[..., None], colours, 0.0)).astype(np.uint8)
     return picture
+
+
+def flow_picture(output: FlowOutput | None, feature_map: Tensor) -> Image:
+    """``draw_flow`` of one frame's flow to its key frame; no flow (None: it is the key frame) is white."""
+    if output is None:
+        return draw_flow(np.zeros((2, *feature_map.shape[2:]), np.float32))
+    return draw_flow(output.flow[0].float().cpu().numpy(), DRAWN_MOTION)
 
 
 def draw_mask(

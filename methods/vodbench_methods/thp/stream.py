@@ -13,15 +13,13 @@ from vodbench.spec import Clock, Image
 from vodbench_methods.detection.records import Batch
 from vodbench_methods.detection.streaming import Answer, Found
 from vodbench_methods.flow import FlowOutput
-from vodbench_methods.flow.drawing import draw_flow, draw_mask
+from vodbench_methods.flow.drawing import draw_mask, flow_picture
 from vodbench_methods.thp.masks import updated_cells
 from vodbench_methods.thp.steps import KeyFrame, Steps
 
 if TYPE_CHECKING:
     from vodbench_methods.thp.config import THPConfig
     from vodbench_methods.thp.model import THP
-
-DRAWN_MOTION = 4.0  # cells, in full colour
 
 
 class UnifiedStream(Generic[Found]):
@@ -57,13 +55,10 @@ class UnifiedStream(Generic[Found]):
         assert self._seen is not None, "a frame was pushed"
         assert self._key is not None
         image, output = self._seen
-        flow = np.zeros((2, *self._key.own.shape[2:]), np.float32)
-        mask = np.full(flow.shape[1:], output is None)
-        if output is not None:
-            flow = output.flow[0].float().cpu().numpy()
-            if self._steps.config.partial_updating:
-                mask = updated_cells(output, self._steps.config.update_threshold)[0, 0].cpu().numpy()
-        return {"flow": draw_flow(flow, DRAWN_MOTION), "mask": draw_mask(image, mask)}
+        mask = np.full(self._key.own.shape[2:], output is None)
+        if output is not None and self._steps.config.partial_updating:
+            mask = updated_cells(output, self._steps.config.update_threshold)[0, 0].cpu().numpy()
+        return {"flow": flow_picture(output, self._key.own), "mask": draw_mask(image, mask)}
 
     def _map_of(self, image: Image, batch: Batch) -> Tensor:
         steps, key, decided = self._steps, self._key, self._decided_before()
