@@ -60,8 +60,14 @@ def test_growth_is_measured_for_every_knob_and_drawn(monkeypatch: pytest.MonkeyP
     assert (tmp_path / "growth.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_line_and_a_power_are_recognised() -> None:
+def test_polynomials_and_powers_are_recognised() -> None:
     values = np.array([1.0, 2.0, 4.0, 8.0])
-    constant, slope, determination = Growth("T", tuple(values), tuple(3 + 2 * values)).line()
-    assert (constant, slope, determination) == pytest.approx((3, 2, 1))
+    coefficients, determination = Growth("T", tuple(values), tuple(3 + 2 * values)).fitted()
+    assert (*coefficients, determination) == pytest.approx((3, 2, 1))
+    square = Growth("K", tuple(values), tuple(1 + 0.5 * values + 0.25 * values**2))
+    coefficients, determination = square.fitted()
+    assert (*coefficients, determination) == pytest.approx((1, 0.5, 0.25, 1))
+    assert "about 1.0 +0.5 K +0.25 K^2 ms (R2 1.000)" in square.sentence()
+    assert square.figures()["coefficients_ms"] == list(coefficients)
     assert Growth("K", tuple(values), tuple(0.5 * values**2)).exponent() == pytest.approx(2)
+    assert len(Growth("K", (1.0, 2.0), (3.0, 4.0)).fitted()[0]) == 2, "two points make a line"

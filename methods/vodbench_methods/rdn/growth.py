@@ -35,6 +35,7 @@ VALUES: dict[str, tuple[int, ...]] = {
     "N_b": (1, 2, 3, 4),
     "r": (10, 20, 50, 100),
 }
+DEGREES = {"K": 2}  # of the polynomial above; 1 for the others
 REPEATS = 3
 OnProgress = Callable[[str, int, int], None]
 
@@ -47,33 +48,37 @@ class Growth:
     values: tuple[float, ...]
     milliseconds: tuple[float, ...]
 
-    def line(self) -> tuple[float, float, float]:
-        """(constant, slope, coefficient of determination) of the least-squares line."""
-        slope, constant = np.polyfit(self.values, self.milliseconds, 1)
-        residual = np.subtract(self.milliseconds, constant + slope * np.array(self.values))
+    def fitted(self) -> tuple[tuple[float, ...], float]:
+        """(coefficients from the constant on, coefficient of determination) of the least-squares polynomial.
+
+        Of the knob's degree (``DEGREES``), or less where there are not more values than that.
+        """
+        degree = min(DEGREES.get(self.knob, 1), len(self.values) - 1)
+        falling = np.polyfit(self.values, self.milliseconds, degree)
+        residual = np.subtract(self.milliseconds, np.polyval(falling, self.values))
         spread = np.var(self.milliseconds)
-        return float(constant), float(slope), float(1 - np.var(residual) / spread) if spread else 1.0
+        return tuple(map(float, falling[::-1])), float(1 - np.var(residual) / spread) if spread else 1.0
 
     def exponent(self) -> float:
         """Slope in log-log scale: 0 constant, 1 proportional, 2 quadratic."""
         return float(np.polyfit(np.log(self.values), np.log(self.milliseconds), 1)[0])
 
     def figures(self) -> dict[str, Any]:
-        constant, slope, determination = self.line()
+        coefficients, determination = self.fitted()
         return {
             "values": list(self.values),
             "milliseconds": list(self.milliseconds),
-            "constant_ms": constant,
-            "slope_ms": slope,
+            "coefficients_ms": list(coefficients),
             "r_squared": determination,
             "exponent": self.exponent(),
         }
 
     def sentence(self) -> str:
-        constant, slope, determination = self.line()
+        (constant, *others), determination = self.fitted()
+        powers = (f" {value:+.3g} {self.knob}{'^2' if power else ''}" for power, value in enumerate(others))
         times = ", ".join(f"{v:g}: {ms:.1f}" for v, ms in zip(self.values, self.milliseconds, strict=True))
         return (
-            f"{self.knob}: {times} ms; about {constant:.1f} + {slope:.3g} {self.knob} ms (R2 {determination:.3f}), "
+            f"{self.knob}: {times} ms; about {constant:.1f}{''.join(powers)} ms (R2 {determination:.3f}), "
             f"exponent {self.exponent():.2f}"
         )
 
@@ -123,12 +128,15 @@ def _made_up(config: RDNConfig, device: torch.device) -> FrameFeatures:
 
 
 def draw_growth(curves: Sequence[Growth], path: str) -> None:
-    """One panel a knob, with the fitted line."""
+    """One panel a knob, with the fitted polynomial."""
     figure = Figure(figsize=(3.2 * len(curves), 3.2), dpi=130, layout="constrained")
     for axes, curve in zip(figure.subplots(1, len(curves), squeeze=False)[0], curves, strict=True):
-        constant, slope, determination = curve.line()
-        ends = np.array([0, max(curve.values)])
-        axes.plot(ends, constant + slope * ends, color="#b8b8b8", label=f"line, R2 {determination:.3f}")
+        coefficients, determination = curve.fitted()
+        along = np.linspace(0, max(curve.values), 50)
+        shape = "line" if len(coefficients) == 2 else "parabola"
+        axes.plot(
+            along, np.polyval(coefficients[::-1], along), color="#b8b8b8", label=f"{shape}, R2 {determination:.3f}"
+        )
         axes.plot(curve.values, curve.milliseconds, "o", color="#0072B2", label=f"exponent {curve.exponent():.2f}")
         axes.set(xlabel=curve.knob, ylabel="relation stages, ms a frame")
         axes.set_xlim(left=0)
