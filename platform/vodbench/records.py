@@ -34,13 +34,16 @@ class Accuracy:
 
 @dataclass(frozen=True, kw_only=True)
 class Runtime:
-    """Per-frame cost, streamed at batch 1, decode excluded. All times in milliseconds."""
+    """Per-frame cost, streamed at batch 1, decode excluded. All times in milliseconds.
+
+    Fronts, objectives and tables compare the mean: where key frames are few, a median sees none of them.
+    """
 
     median_ms: float
     p95_ms: float
     p99_ms: float
     mean_ms: float
-    low_ms: float  # 95% interval of the median
+    low_ms: float  # 95% interval of the mean
     high_ms: float
     fps: float
     stage_ms: dict[str, float]  # mean a frame by stage

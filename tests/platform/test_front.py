@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,15 @@ def points() -> list[Point]:
 def test_failed_and_dominated_trials_are_not_on_the_front(points: list[Point]) -> None:
     assert [(p.record.fingerprint, p.on_front) for p in points] == [("a", True), ("c", False), ("b", True), ("d", True)]
     assert points[0].label == "rdn T=3 r=20"
+
+
+def test_frames_between_key_frames_do_not_make_a_method_free() -> None:
+    """Nine of ten frames cost nothing: the median is 0, and a frame still costs a tenth of a key frame."""
+    copied, every = record("copied", 4, 0.5), record("every", 3, 0.6)
+    assert copied.runtime is not None
+    copied = dataclasses.replace(copied, runtime=dataclasses.replace(copied.runtime, median_ms=0.0))
+    points = measured_points([copied, every])
+    assert [(p.record.fingerprint, p.on_front) for p in points] == [("every", True), ("copied", False)]
 
 
 def test_the_staircase_never_promises_what_a_budget_cannot_buy(points: list[Point]) -> None:

@@ -265,9 +265,7 @@ def test_an_unreachable_tracking_server_is_said_before_any_work(
 
 
 @pytest.mark.parametrize("at_hand", [True, False])
-@pytest.mark.parametrize(
-    ("given", "said"), [("nowhere.pth", "is not a file"), (__file__, "is not a PyTorch file")]
-)
+@pytest.mark.parametrize(("given", "said"), [("nowhere.pth", "is not a file"), (__file__, "is not a PyTorch file")])
 def test_weights_that_no_trial_could_begin_from_are_said_before_any_work(
     video: str,
     at_hand: bool,

@@ -73,6 +73,7 @@ class THPConfig(UnifiedInference, KeyFrameConfig):
         return self.replace(**TABLE_1[name])
 
 
-_SMALL_EMBEDDING: Mapping[str, Any] = {"embedding_hidden": 32, "embedding_channels": 64}
+# With the paper's lambda small networks learn to update nothing.
+_SMALL_EMBEDDING: Mapping[str, Any] = {"embedding_hidden": 32, "embedding_channels": 64, "update_weight": 0.5}
 TINY: Mapping[str, Any] = {**FLOW_TINY, **_SMALL_EMBEDDING}
 SMALL: Mapping[str, Any] = {**FLOW_SMALL, **_SMALL_EMBEDDING}

@@ -210,7 +210,7 @@ def _cells(record: TrialRecord, on_front: bool) -> list[str]:
     accuracy, runtime = record.accuracy, record.runtime
     interval = escape(f"[{accuracy.low:.3f}, {accuracy.high:.3f}]")
     busy = "*" if runtime.contended else ""
-    times = [f"{runtime.median_ms:.1f}{busy}", f"{runtime.p95_ms:.1f}"]
+    times = [f"{runtime.mean_ms:.1f}{busy}", f"{runtime.p95_ms:.1f}"]
     return ["front" if on_front else "", name, f"{accuracy.map:.3f}", interval, *times]
 
 
@@ -239,10 +239,10 @@ def _figures(swept: Swept) -> dict[str, Any]:
         "trainings": len({record.checkpoint for record in complete}),
         "front": [r.fingerprint for r, on_front in zip(result.records, result.front, strict=True) if on_front],
         "best_map": max((r.accuracy.map for r in complete if r.accuracy), default=None),
-        "fastest_ms": min((r.runtime.median_ms for r in complete if r.runtime), default=None),
+        "fastest_ms": min((r.runtime.mean_ms for r in complete if r.runtime), default=None),
         "tracked": result.tracked,
     }
 
 
 def _runtime_ms(record: TrialRecord) -> float:
-    return record.runtime.median_ms if record.runtime else float("inf")
+    return record.runtime.mean_ms if record.runtime else float("inf")

@@ -65,9 +65,9 @@ def _trace(points: Sequence[Point], colour: str, name: str, *, size: int) -> go.
     # A hollow marker is a runtime that was taken on a busy device.
     symbols = ["circle-open" if p.runtime.contended else "circle" for p in points]
     return go.Scatter(
-        x=[p.runtime.median_ms for p in points],
+        x=[p.runtime.mean_ms for p in points],
         y=[p.accuracy.map for p in points],
-        error_x=_bars([(p.runtime.low_ms, p.runtime.median_ms, p.runtime.high_ms) for p in points], colour),
+        error_x=_bars([(p.runtime.low_ms, p.runtime.mean_ms, p.runtime.high_ms) for p in points], colour),
         error_y=_bars([(p.accuracy.low, p.accuracy.map, p.accuracy.high) for p in points], colour),
         mode="markers",
         marker={"color": colour, "size": size, "symbol": symbols},
@@ -94,7 +94,7 @@ def _hover(point: Point) -> str:
     lines = [
         f"<b>{point.label}</b> (seed {point.record.seed})",
         f"mAP {a.map:.3f} [{a.low:.3f}, {a.high:.3f}]",
-        f"{r.median_ms:.2f} ms median, {r.p95_ms:.2f} ms p95, {r.fps:.1f} frames/s",
+        f"{r.mean_ms:.2f} ms mean, {r.median_ms:.2f} median, {r.p95_ms:.2f} p95, {r.fps:.1f} frames/s",
         f"latency {'the whole snippet' if r.latency_frames is None else f'{r.latency_frames} frames'}"
         + (f", {r.gflops:.3g} GFLOPs a frame" if r.gflops is not None else ""),
         f"trial {point.record.fingerprint}",

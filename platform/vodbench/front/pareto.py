@@ -17,7 +17,7 @@ def pareto_front(records: Sequence[TrialRecord]) -> list[bool]:
     """
     measured = [i for i, r in enumerate(records) if r.status == "complete" and r.accuracy and r.runtime]
     accuracy = np.array([a.map for i in measured if (a := records[i].accuracy)], dtype=np.float64)
-    runtime_ms = np.array([t.median_ms for i in measured if (t := records[i].runtime)], dtype=np.float64)
+    runtime_ms = np.array([t.mean_ms for i in measured if (t := records[i].runtime)], dtype=np.float64)
     on_front = [False] * len(records)
     for i, mark in zip(measured, non_dominated(accuracy, runtime_ms), strict=True):
         on_front[i] = bool(mark)

@@ -63,10 +63,10 @@ def _measured(axes: Any, points: Sequence[Point], colours: dict[str, str]) -> No
         _scatter(axes, chosen, colour, method, size=7)
         for point in chosen:
             knobs = " ".join(point.label.split()[1:]) or method
-            place = (point.runtime.median_ms, point.accuracy.map)
+            place = (point.runtime.mean_ms, point.accuracy.map)
             axes.annotate(knobs, place, xytext=_PLACES[0][0], textcoords="offset points", fontsize=7)
     axes.set(xlabel=RUNTIME_AXIS, ylabel=accuracy_axis(points), title="measured here")
-    slowest = max((p.runtime.median_ms for p in points), default=1.0)
+    slowest = max((p.runtime.mean_ms for p in points), default=1.0)
     axes.set_xlim(0, 1.2 * slowest)  # with room for the last point's caption
     axes.grid(alpha=0.25)
 
@@ -93,8 +93,8 @@ def _scatter(axes: Any, points: Sequence[Point], colour: str, label: str, *, siz
         chosen = [p for p in points if p.runtime.contended is contended]
         if not chosen:
             continue
-        xs, ys = [p.runtime.median_ms for p in chosen], [p.accuracy.map for p in chosen]
-        x_bars = [error_bar(p.runtime.low_ms, p.runtime.median_ms, p.runtime.high_ms) for p in chosen]
+        xs, ys = [p.runtime.mean_ms for p in chosen], [p.accuracy.map for p in chosen]
+        x_bars = [error_bar(p.runtime.low_ms, p.runtime.mean_ms, p.runtime.high_ms) for p in chosen]
         y_bars = [error_bar(p.accuracy.low, p.accuracy.map, p.accuracy.high) for p in chosen]
         face = "none" if contended else colour
         axes.errorbar(

@@ -55,7 +55,7 @@ def measured_points(records: Sequence[TrialRecord]) -> list[Point]:
         assert record.accuracy is not None
         assert record.runtime is not None
         points.append(Point(record=record, accuracy=record.accuracy, runtime=record.runtime, on_front=on_front))
-    return sorted(points, key=lambda point: point.runtime.median_ms)
+    return sorted(points, key=lambda point: point.runtime.mean_ms)
 
 
 def front_json(points: Sequence[Point]) -> dict[str, Any]:
@@ -83,7 +83,7 @@ def _plain(point: Point) -> dict[str, Any]:
         "map": accuracy.map,
         "map_low": accuracy.low,
         "map_high": accuracy.high,
-        "runtime_ms": runtime.median_ms,
+        "runtime_ms": runtime.mean_ms,
         "runtime_ms_low": runtime.low_ms,
         "runtime_ms_high": runtime.high_ms,
         "contended": runtime.contended,

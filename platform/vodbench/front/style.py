@@ -10,7 +10,7 @@ from vodbench.front.points import Point
 _PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DOMINATED = "#b8b8b8"
 FRONT_LINE = "#444444"
-RUNTIME_AXIS = "median runtime (ms a frame)"
+RUNTIME_AXIS = "mean runtime (ms a frame)"
 PUBLISHED_RUNTIME_AXIS = "runtime as printed (ms a frame)"
 
 
@@ -28,14 +28,14 @@ def method_colours(methods: Sequence[str]) -> dict[str, str]:
 
 def staircase(points: Sequence[Point]) -> tuple[list[float], list[float]]:
     """The front as a step line: (runtimes, mAPs). Between two points the slower budget still gets the faster point."""
-    front = sorted((point for point in points if point.on_front), key=lambda p: p.runtime.median_ms)
+    front = sorted((point for point in points if point.on_front), key=lambda p: p.runtime.mean_ms)
     xs: list[float] = []
     ys: list[float] = []
     for previous, point in zip([None, *front], front, strict=False):
         if previous is not None:
-            xs.append(point.runtime.median_ms)
+            xs.append(point.runtime.mean_ms)
             ys.append(previous.accuracy.map)
-        xs.append(point.runtime.median_ms)
+        xs.append(point.runtime.mean_ms)
         ys.append(point.accuracy.map)
     return xs, ys
 

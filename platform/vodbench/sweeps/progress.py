@@ -53,4 +53,4 @@ def trial_line(record: TrialRecord) -> str:
     accuracy, runtime = record.accuracy, record.runtime
     interval = escape(f"[{accuracy.low:.3f}, {accuracy.high:.3f}]")
     busy = "  [yellow]device was busy[/]" if runtime.contended else ""
-    return f"  {name} mAP {accuracy.map:.3f} {interval}  {runtime.median_ms:8.1f} ms{busy}"
+    return f"  {name} mAP {accuracy.map:.3f} {interval}  {runtime.mean_ms:8.1f} ms{busy}"

@@ -152,8 +152,8 @@ class StudySearch(Searcher):
 
 
 def objectives(records: Sequence[TrialRecord]) -> tuple[float, float] | None:
-    """(mAP, median ms), each the mean over seeds; None when a seed has failed."""
-    pairs = [(r.accuracy.map, r.runtime.median_ms) for r in records if r.accuracy and r.runtime]
+    """(mAP, mean ms), each the mean over seeds; None when a seed has failed."""
+    pairs = [(r.accuracy.map, r.runtime.mean_ms) for r in records if r.accuracy and r.runtime]
     if len(pairs) < len(records):
         return None
     maps, runtimes_ms = zip(*pairs, strict=True)

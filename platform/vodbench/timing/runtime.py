@@ -132,15 +132,15 @@ def _at_least_one(**numbers: int) -> None:
             raise UserError(f"{name} = {value} is not accepted: an integer in [1, inf)")
 
 
-def median_interval(passes: Sequence[npt.NDArray[np.float64]], seed: int) -> tuple[float, float]:
-    """95% interval of the median over all frames: percentile bootstrap, whole passes drawn with replacement.
+def mean_interval(passes: Sequence[npt.NDArray[np.float64]], seed: int) -> tuple[float, float]:
+    """95% interval of the mean over all frames: percentile bootstrap, whole passes drawn with replacement.
 
     A single pass is resampled frame by frame, as there is nothing else.
     """
     groups = list(passes) if len(passes) > 1 else [np.array([x]) for x in passes[0]]
     draw = np.random.default_rng(seed).integers(0, len(groups), (BOOTSTRAP, len(groups)))
-    medians = [np.median(np.concatenate([groups[i] for i in row])) for row in draw]
-    low, high = np.percentile(medians, [2.5, 97.5])
+    sums, counts = (np.array([statistic(group) for group in groups]) for statistic in (np.sum, len))
+    low, high = np.percentile(sums[draw].sum(axis=1) / counts[draw].sum(axis=1), [2.5, 97.5])
     return float(low), float(high)
 
 
@@ -160,7 +160,7 @@ def _figures(
 ) -> dict[str, Any]:
     """What the passes say, by field of ``Runtime``."""
     frame_ms = np.concatenate([p.frame_ms for p in rounds.passes])
-    low, high = median_interval([p.frame_ms for p in rounds.passes], seed)
+    low, high = mean_interval([p.frame_ms for p in rounds.passes], seed)
     stage_ms = mean_stages(staged)
     mean_ms = float(frame_ms.mean())
     notes = [*rounds.notes, NOT_COUNTED]

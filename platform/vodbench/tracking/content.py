@@ -91,12 +91,12 @@ def _accuracy(accuracy: Accuracy) -> dict[str, Any]:
 
 def _runtime(runtime: Runtime) -> dict[str, Any]:
     found: dict[str, Any] = {
-        "runtime_ms": runtime.median_ms,
+        "runtime_ms": runtime.mean_ms,
         "runtime_low_ms": runtime.low_ms,
         "runtime_high_ms": runtime.high_ms,
         "runtime_p95_ms": runtime.p95_ms,
         "runtime_p99_ms": runtime.p99_ms,
-        "runtime_mean_ms": runtime.mean_ms,
+        "runtime_median_ms": runtime.median_ms,
         "fps": runtime.fps,
         "decode_ms": runtime.decode_ms,
         "gflops": runtime.gflops,

@@ -173,7 +173,7 @@ def summary(records: Iterable[TrialRecord]) -> dict[str, float]:
     complete = [r for r in known if r.status == "complete"]
     figures: dict[str, Any] = {"trials_complete": len(complete), "trials_failed": len(known) - len(complete)}
     figures["map"] = max((r.accuracy.map for r in complete if r.accuracy), default=None)
-    figures["runtime_ms"] = min((r.runtime.median_ms for r in complete if r.runtime), default=None)
+    figures["runtime_ms"] = min((r.runtime.mean_ms for r in complete if r.runtime), default=None)
     return {name: float(value) for name, value in figures.items() if value is not None}
 
 
