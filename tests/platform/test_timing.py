@@ -324,7 +324,7 @@ def test_the_interval_of_the_mean_covers_it() -> None:
     rng = np.random.default_rng(1)
     hits = 0
     for trial in range(40):
-        low, high = mean_interval([rng.exponential(1.0, 30) for _ in range(12)], seed=trial)
+        low, high = mean_interval([rng.exponential(1.0, 30) for _ in range(24)], seed=trial)
         hits += low <= 1.0 <= high
     assert hits >= 33  # fewer have a probability below 1% at 95% coverage
     low, high = mean_interval([rng.exponential(1.0, 100)], seed=0)
