@@ -45,6 +45,10 @@ WORKER_ENVIRONMENT: Mapping[str, str] = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREAD
 
 CONNECT_TIMEOUT_S = 5.0
 
+# Ray gives its own processes 30 s to start, whatever else the machine does: on a busy one that is worth another try.
+START_ATTEMPTS = 3
+TOO_SLOW = "timed out during startup"
+
 
 def start_ray(address: str | None = None, num_cpus: int | None = None, *, dashboard: bool = False) -> None:
     """Start an embedded Ray, or join the cluster at ``address``. Does nothing when Ray already runs in this process.
@@ -116,15 +120,22 @@ def _start_embedded(num_cpus: int | None, dashboard: bool) -> None:
     # of this process alone needs no file. (Setting RAY_AUTH_MODE here would come too late: Ray has been imported.)
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
-    ray.init(
-        address="local",
-        num_cpus=num_cpus or len(os.sched_getaffinity(0)),
-        include_dashboard=dashboard,
-        object_store_memory=object_store_bytes(),
-        log_to_driver=False,
-        logging_level=logging.WARNING,
-        runtime_env=worker_runtime_env(),
-    )
+    for attempt in range(START_ATTEMPTS):
+        try:
+            ray.init(
+                address="local",
+                num_cpus=num_cpus or len(os.sched_getaffinity(0)),
+                include_dashboard=dashboard,
+                object_store_memory=object_store_bytes(),
+                log_to_driver=False,
+                logging_level=logging.WARNING,
+                runtime_env=worker_runtime_env(),
+            )
+            return
+        except Exception as error:  # Ray has no narrower class for it
+            if TOO_SLOW not in str(error) or attempt == START_ATTEMPTS - 1:
+                raise
+            ray.shutdown()
 
 
 def _in_lasting_thread(start: Callable[[], None]) -> None:

@@ -79,3 +79,37 @@ def test_the_embedded_ray_is_small_offline_and_leaves_no_token(tmp_path: Path) -
     assert 256 * cluster.MIB <= store <= 1024 * cluster.MIB
     assert not running
     assert not (tmp_path / ".ray").exists()
+
+
+@pytest.mark.parametrize(
+    ("failures", "message", "tries"),
+    [(0, "", 1), (2, "The current node timed out during startup.", 3), (1, "no memory left", 1)],
+)
+def test_a_start_that_is_too_slow_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch, failures: int, message: str, tries: int
+) -> None:
+    started: list[int] = []
+
+    def init(**options: object) -> None:
+        started.append(1)
+        if len(started) <= failures:
+            raise Exception(message)
+
+    monkeypatch.setattr("ray.init", init)
+    monkeypatch.setattr("ray.shutdown", lambda: None)
+    if tries <= failures:
+        with pytest.raises(Exception, match=message):
+            cluster._start_embedded(1, dashboard=False)
+    else:
+        cluster._start_embedded(1, dashboard=False)
+    assert len(started) == tries
+
+
+def test_a_machine_that_is_never_fast_enough_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def init(**options: object) -> None:
+        raise Exception("The current node timed out during startup.")
+
+    monkeypatch.setattr("ray.init", init)
+    monkeypatch.setattr("ray.shutdown", lambda: None)
+    with pytest.raises(Exception, match="timed out during startup"):
+        cluster._start_embedded(1, dashboard=False)
