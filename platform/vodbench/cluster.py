@@ -36,7 +36,8 @@ ENVIRONMENT: Mapping[str, str] = {
     # Workers stay in the driver's folder, so that relative paths mean the same to both.
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     # Threads that wait for each other in a busy loop take the cores from those they wait for, as soon as anything else
-    # runs on the machine.
+    # runs on the machine. Three trainings of two threads each, side by side on two cores: 111 s with the usual loop,
+    # 84 s with a short one, 33 s without; a training alone takes an eighth longer without.
     "OMP_WAIT_POLICY": "PASSIVE",
 }
 
