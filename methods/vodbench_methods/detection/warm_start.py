@@ -12,6 +12,7 @@ from vodbench.spec import ClipSpec, MethodSpec, Schedule, Stage
 from vodbench_methods.detection import faster_rcnn
 from vodbench_methods.detection.clip_training import ClipTrainedDetector
 from vodbench_methods.detection.config import FasterRCNNConfig
+from vodbench_methods.detection.rows import method_row
 
 Config = TypeVar("Config", bound=MethodConfig)
 
@@ -98,22 +99,9 @@ def relation_method(
 ) -> MethodSpec:
     """The METHODS row of a ``detector`` with one stage of its own, after Faster R-CNN's where that is asked for."""
 
-    def build(given: MethodConfig, num_classes: int) -> ClipTrainedDetector:
-        assert isinstance(given, config)
-        return detector(given, num_classes)
-
-    def stages(given: MethodConfig) -> tuple[Stage, ...]:
-        assert isinstance(given, config)
-        own = Stage(name="relation", method=name, config=given, clips=given.clips(), schedule=given.relation_schedule())
+    def stages(given: RelationStageConfig) -> tuple[Stage, ...]:
+        schedule = given.relation_schedule()
+        own = Stage(name="relation", method=name, config=given, clips=given.clips(), schedule=schedule)
         return (*detector_stages(given), own)
 
-    return MethodSpec(
-        name=name,
-        summary=summary,
-        paper=paper,
-        config=config,
-        presets=presets,
-        build=build,
-        stages=stages,
-        latency_frames=faster_rcnn.latency,
-    )
+    return method_row(name, detector, config, stages, summary=summary, paper=paper, presets=presets)

@@ -104,8 +104,12 @@ class FlowDetector(PartlyFrozen):
         propagated = self.propagate(key_maps, self.flow_between(batch, key))
         if self.config.warped_key_frames:
             return propagated
-        own = torch.tensor([clip.supports[0].index == clip.reference.index for clip in clips], device=key_maps.device)
-        return torch.where(own.view(-1, 1, 1, 1), key_maps, propagated)
+        return self.own_where_key(clips, key_maps, propagated)
+
+    def own_where_key(self, clips: Sequence[Clip], key_maps: Tensor, maps: Tensor) -> Tensor:
+        """``maps`` (N, C, h, w), but the key frame's where that is the reference frame itself."""
+        own = torch.tensor([clip.supports[0].index == clip.reference.index for clip in clips], device=maps.device)
+        return torch.where(own.view(-1, 1, 1, 1), key_maps, maps)
 
     def paired(self, clips: Sequence[Clip], support: int = 0) -> tuple[Batch, Batch]:
         """Reference frames, and the support frame of that number of each, padded to one size."""

@@ -19,6 +19,7 @@ from vodbench.spec import Clip, MethodSpec, Stage
 from vodbench.transforms import flip_flow
 from vodbench_methods.detection.faster_rcnn import latency
 from vodbench_methods.detection.records import Batch
+from vodbench_methods.detection.rows import method_row
 from vodbench_methods.flow import ScaledFlow, multi_scale_loss
 from vodbench_methods.flow.truth import resized
 from vodbench_methods.propagation.config import (
@@ -78,26 +79,12 @@ def propagation_method(
 ) -> MethodSpec:
     """The METHODS row of a ``detector`` with one stage of its own, after those that it starts from."""
 
-    def build(given: MethodConfig, num_classes: int) -> FlowDetector:
-        assert isinstance(given, config)
-        return detector(given, num_classes)
-
-    def stages(given: MethodConfig) -> tuple[Stage, ...]:
-        assert isinstance(given, config)
+    def stages(given: FlowConfig) -> tuple[Stage, ...]:
         schedule = given.propagation_schedule()
         own = Stage(name="propagation", method=name, config=given, clips=given.clips(), schedule=schedule)
         return (*_earlier_stages(given), own)
 
-    return MethodSpec(
-        name=name,
-        summary=summary,
-        paper=paper,
-        config=config,
-        presets=presets,
-        build=build,
-        stages=stages,
-        latency_frames=latency,
-    )
+    return method_row(name, detector, config, stages, summary=summary, paper=paper, presets=presets)
 
 
 def _earlier_stages(config: FlowConfig) -> tuple[Stage, ...]:

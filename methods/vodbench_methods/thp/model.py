@@ -89,8 +89,7 @@ class THP(FlowDetector):
             anew = self.aggregation(earlier, self.detector.extract(batch))
         gathered = torch.where(mask > 0, self.aggregation(earlier, own), earlier)
         maps = with_mask_gradient(gathered, mask, anew, earlier)
-        alone = torch.tensor([clip.supports[0].index == clip.reference.index for clip in clips], device=maps.device)
-        maps = torch.where(alone.view(-1, 1, 1, 1), key_map, maps)  # the first frame of a stream
+        maps = self.own_where_key(clips, key_map, maps)  # as the first frame of a stream
         targets = self.detector.targets([clip.reference for clip in clips], batch)
         losses = self.detector.losses_from(maps, batch, targets)
         return {**losses, "update": self.config.update_weight * mask.mean()}
