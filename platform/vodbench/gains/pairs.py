@@ -25,6 +25,8 @@ class Gain:
     b_map: float
     on_frames: Mapping[str, Paired]  # every_frame; deteriorated and slow, medium, fast where the data tell them
     speed: float | None  # frames that a does in the time of one of b; None where not both runtimes are known
+    a_keys: float | None  # share of the frames that a's backbone saw in full; None where that was not told
+    b_keys: float | None
     contended: bool  # one of those was measured on a busy device
     paper: float | None  # the papers' own difference, where both have a published point of one table
 
@@ -42,6 +44,8 @@ class Gain:
             "a_map": self.a_map,
             "b_map": self.b_map,
             "speed": self.speed,
+            "a_keys": self.a_keys,
+            "b_keys": self.b_keys,
             "contended": self.contended,
             "paper": self.paper,
             **{name: paired.figures() for name, paired in self.on_frames.items()},
@@ -129,6 +133,8 @@ def _gain(
         b_map=judge.mean_map(b),
         on_frames=judge.differences(a, b),
         speed=_speed(a, b),
+        a_keys=_key_frames(a),
+        b_keys=_key_frames(b),
         contended=any(runtime is not None and runtime.contended for runtime in runtimes),
         paper=_published_difference(a[seed], b[seed], published),
     )
@@ -142,6 +148,12 @@ def _speed(a: Mapping[int, TrialRecord], b: Mapping[int, TrialRecord]) -> float 
         if x.runtime is not None and y.runtime is not None
     ]
     return float(np.exp(np.mean(np.log(ratios)))) if len(ratios) == len(a) else None
+
+
+def _key_frames(trials: Mapping[int, TrialRecord]) -> float | None:
+    shares = [record.accuracy.key_frame_share for record in trials.values() if record.accuracy]
+    known = [share for share in shares if share is not None]
+    return float(np.mean(known)) if known and len(known) == len(trials) else None
 
 
 def _published_difference(a: TrialRecord, b: TrialRecord, published: Sequence[PublishedPoint]) -> float | None:
