@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import shutil
+import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -52,3 +53,11 @@ def secrets(render: Render, tmp_path_factory: pytest.TempPathFactory) -> dict[st
     for example in folder.glob("*.env.example"):
         example.rename(example.with_suffix(""))
     return {m["metadata"]["name"]: set(m["data"]) for m in render(folder)}
+
+
+@pytest.fixture
+def refusing_port() -> Iterator[int]:
+    """A port of 127.0.0.1 that refuses, and that nobody else can take meanwhile: bound, and not listening."""
+    with socket.socket() as deaf:
+        deaf.bind(("127.0.0.1", 0))
+        yield deaf.getsockname()[1]

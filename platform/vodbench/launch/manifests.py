@@ -25,14 +25,13 @@ from vodbench.launch.pods import (
     submitter_pod,
     worker_pod,
 )
-from vodbench.launch.settings import Cluster
+from vodbench.launch.settings import Cluster, Place
 from vodbench.launch.sizes import Sizes
 from vodbench.storage import join
 from vodbench.studies import Study
 
 STUDY_FILE = "study.yaml"
 MAX_NAME = 47  # of a RayJob: the operator appends to it, and services' names end at 63
-IMAGE_CHECK = "check"
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 
 
@@ -52,10 +51,10 @@ def launched_study(study: Study, sizes: Sizes) -> Study:
     return study.model_copy(update={"workers": workers})
 
 
-def sweep_command(cluster: Cluster, study: Study, file: str) -> list[str]:
+def sweep_command(place: Place, study: Study, file: str) -> list[str]:
     """What runs there; the same again continues what it began."""
-    out = join(cluster.store, study.name)
-    return ["vodbench", "sweep", file, "--out", out, "--tracking", cluster.tracking, "--ray", "auto"]
+    out = join(place.store, study.name)
+    return ["vodbench", "sweep", file, "--out", out, "--tracking", place.tracking, "--ray", "auto"]
 
 
 def documents(study: Study, cluster: Cluster, sizes: Sizes) -> list[Manifest]:
@@ -64,8 +63,14 @@ def documents(study: Study, cluster: Cluster, sizes: Sizes) -> list[Manifest]:
 
 
 def study_config(study: Study, cluster: Cluster, sizes: Sizes) -> Manifest:
-    text = yaml.safe_dump(launched_study(study, sizes).to_mapping(), sort_keys=False, width=110)
-    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": _metadata(study, cluster), "data": {STUDY_FILE: text}}
+    data = {STUDY_FILE: study_text(launched_study(study, sizes))}
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": _metadata(study, cluster), "data": data}
+
+
+def study_text(study: Study) -> str:
+    """The resolved study as a file."""
+    text: str = yaml.safe_dump(study.to_mapping(), sort_keys=False, width=110)
+    return text
 
 
 def head_budget(study: Study, cluster: Cluster) -> Manifest:
@@ -142,7 +147,7 @@ def ray_cluster_spec(cluster: Cluster, sizes: Sizes, study: str | None) -> Manif
 def check_pod(study: Study, cluster: Cluster) -> Manifest:
     """Asks the image, from inside the cluster, whether it can run the study with this bucket and this server."""
     name = f"{job_name(study.name)}-check"
-    container = plain_container(cluster, IMAGE_CHECK)
+    container = plain_container(cluster, "check")
     sweep = sweep_command(cluster, study, f"{STUDY_MOUNT}/{STUDY_FILE}")
     container["command"] = ["vodbench", "launch", "check", *sweep[2:7]]
     container["env"] = environment(cluster)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from importlib.metadata import version
-from typing import Any
+from typing import Any, TypeVar
 
 import pydantic
 from pydantic import ConfigDict, Field, field_validator, model_validator
@@ -76,18 +76,24 @@ class Secrets(_Strict):
         }
 
 
-class Cluster(_Strict):
+class Place(_Strict):
+    """Where a sweep leaves what it finds. ``store``: URL below which each study has its folder."""
+
+    store: str = Field(pattern=r"^[a-z0-9+]+://[^\s/]+[^\s]*$")
+    tracking: str = Field(default="http://vodbench-mlflow:5000", pattern=r"^https?://[^\s/@]+[^\s@]*$")
+
+
+class Cluster(Place):
     """One cluster as sweeps see it.
 
-    ``store``: URL below which each study has its folder. ``ray_version``: that of the image. ``gpu``: null for CPU
-    workers. ``queue``: a LocalQueue of Kueue, which then admits the whole sweep or lets it wait; no autoscaling then.
-    ``memory_gib``: of one worker process (one GPU), its shared memory (``shm_gib``) included.
+    ``ray_version``: that of the image. ``gpu``: null for CPU workers. ``queue``: a LocalQueue of Kueue, which then
+    admits the whole sweep or lets it wait; no autoscaling then. ``memory_gib``: of one worker process (one GPU), its
+    shared memory (``shm_gib``) included. ``max_hours``, ``start_minutes``: when a sweep, or its start, is given up.
+    ``keep_hours``: how long an ended sweep can be asked about. ``retries``: of the whole cluster.
     """
 
     image: str = Field(pattern=r"^[^\s:@]+(:\d+/[^\s:@]+)?(:[\w][\w.-]{0,127})?(@sha256:[0-9a-f]{64})?$")
-    store: str = Field(pattern=r"^[a-z0-9+]+://[^\s/]+[^\s]*$")
     namespace: str = Field(default="vodbench", pattern=DNS_LABEL)
-    tracking: str = Field(default="http://vodbench-mlflow:5000", pattern=r"^https?://[^\s/@]+[^\s@]*$")
     s3_endpoint: str | None = None
     ray_version: str = Field(default_factory=lambda: version("ray"), pattern=r"^\d+\.\d+\.\d+$")
     gpu: Gpu | None = Gpu()
@@ -130,8 +136,20 @@ class Cluster(_Strict):
         return self
 
 
+_P = TypeVar("_P", bound="Place")
+
+
 def load_cluster(file: str | None, overrides: Mapping[str, Any]) -> Cluster:
     """The settings of a file, changed by ``overrides`` (dotted keys). ``UserError`` naming the first mistake."""
+    return _load(Cluster, file, overrides)
+
+
+def load_place(file: str | None, overrides: Mapping[str, Any]) -> Place:
+    """As ``load_cluster``, where the cluster is there already: without a file, ``store`` and ``tracking`` are all."""
+    return _load(Cluster if file else Place, file, overrides)
+
+
+def _load(model: type[_P], file: str | None, overrides: Mapping[str, Any]) -> _P:
     where = f"'{file}'" if file else "of the command line"
     values = parse_mapping(read_text(file), where) if file else {}
     for key, value in overrides.items():
@@ -144,7 +162,7 @@ def load_cluster(file: str | None, overrides: Mapping[str, Any]) -> Cluster:
             raise UserError(f"cluster settings {where}: '{section}' is {inner!r}, which holds no '{name}'; correct it")
         inner[name] = value
     try:
-        return Cluster.model_validate(values)
+        return model.model_validate(values)
     except pydantic.ValidationError as error:
         raise UserError(f"cluster settings {where}: {_first_problem(error)}") from error
 

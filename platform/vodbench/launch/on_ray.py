@@ -1,0 +1,151 @@
+"""Sweeps as jobs of a standing Ray cluster, through its Jobs API with token authentication."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from vodbench.errors import UserError
+from vodbench.launch.state import Launched, Phase, Say
+
+if TYPE_CHECKING:
+    from ray.job_submission import JobSubmissionClient
+
+POLL_S = 1.0
+STOP_S = 60.0
+_PHASES = {
+    "PENDING": Phase.STARTING,
+    "RUNNING": Phase.RUNNING,
+    "SUCCEEDED": Phase.SUCCEEDED,
+    "FAILED": Phase.FAILED,
+    "STOPPED": Phase.STOPPED,
+}
+
+
+class RayJobs:
+    """The jobs of the cluster at ``address`` (http://HOST:8265).
+
+    The token is taken from RAY_AUTH_TOKEN, or from the file that RAY_AUTH_TOKEN_PATH names. ``UserError`` when nothing
+    answers there, or when it does not know the token.
+    """
+
+    def __init__(self, address: str) -> None:
+        if urlsplit(address).scheme not in ("http", "https") or not urlsplit(address).hostname:
+            raise UserError(f"Ray address '{address}' is not accepted: give http://HOST:8265, the dashboard's address")
+        self.address = address
+        from ray.job_submission import JobSubmissionClient
+
+        with self._asking():
+            self._client: JobSubmissionClient = JobSubmissionClient(address, headers=_token_headers())
+            self._client.list_jobs()  # the version, which is asked first, needs no token
+
+    def submit(self, name: str, command: list[str], files: Mapping[str, str]) -> Launched:
+        """Run ``command`` in a folder with these files. A job of that name that has ended is replaced."""
+        there = self.status(name)
+        if there is not None:
+            if not there.phase.ended:
+                raise UserError(
+                    f"the study was launched already and is {there.phase.value} as job '{name}'; follow it with "
+                    "'vodbench launch logs', or stop it with 'vodbench launch stop'"
+                )
+            with self._asking():
+                self._client.delete_job(name)
+        with tempfile.TemporaryDirectory() as folder:
+            for file, text in files.items():
+                (Path(folder) / file).write_text(text, encoding="utf-8")
+            with self._asking():
+                self._client.submit_job(
+                    entrypoint=shlex.join(command), submission_id=name, runtime_env={"working_dir": folder}
+                )
+        return Launched(name, Phase.STARTING)
+
+    def status(self, name: str) -> Launched | None:
+        """None when there is no such job."""
+        return next((job for job in self.sweeps() if job.name == name), None)
+
+    def sweeps(self) -> list[Launched]:
+        with self._asking():
+            jobs = [job for job in self._client.list_jobs() if job.submission_id]
+        return [_launched(job) for job in jobs]
+
+    def stop(self, name: str) -> None:
+        """End the job and wait until it has. What it has finished stays in its folder."""
+        there = self.status(name)
+        if there is None:
+            raise UserError(f"no sweep '{name}' is launched at '{self.address}'; see 'vodbench launch status'")
+        if there.phase.ended:
+            return
+        with self._asking():
+            self._client.stop_job(name)
+        deadline = time.monotonic() + STOP_S
+        while not self._known(name).phase.ended:
+            if time.monotonic() > deadline:
+                raise UserError(f"job '{name}' still runs {STOP_S:.0f} s after it was asked to stop; try again")
+            time.sleep(POLL_S)
+
+    def follow(self, name: str, say: Say, write: Say) -> Launched:
+        """Write the job's log as it grows, until it ends."""
+        passed, before = 0, ""
+        while True:
+            state = self._known(name)  # before the log: what a job wrote last is there when it has ended
+            with self._asking():
+                text = self._client.get_job_logs(name)
+            write(text[passed:])
+            passed = len(text)
+            if state.line() != before:
+                say(state.line())
+                before = state.line()
+            if state.phase.ended:
+                return state
+            time.sleep(POLL_S)
+
+    def _known(self, name: str) -> Launched:
+        return self.status(name) or Launched(name, Phase.STOPPED, "it was deleted")
+
+    @contextmanager
+    def _asking(self) -> Iterator[None]:
+        """Ray's client raises RuntimeError for whatever is refused."""
+        from ray.exceptions import AuthenticationError
+
+        try:
+            yield
+        except AuthenticationError:
+            raise UserError(
+                f"the Ray cluster at '{self.address}' does not accept the token; set RAY_AUTH_TOKEN, or "
+                "RAY_AUTH_TOKEN_PATH to a file with it (Secret vodbench-ray-token, key auth_token)"
+            ) from None
+        except OSError as error:  # those of requests are such, too
+            raise UserError(
+                f"no Ray cluster answers at '{self.address}' ({_one_line(error)}); forward its dashboard's port, or "
+                "correct --ray-address"
+            ) from None
+        except RuntimeError as error:
+            raise UserError(f"the Ray cluster at '{self.address}' refuses: {_one_line(error)}") from None
+
+
+def _token_headers() -> dict[str, str]:
+    token = os.environ.get("RAY_AUTH_TOKEN", "")
+    file = os.environ.get("RAY_AUTH_TOKEN_PATH")
+    if not token and file:
+        try:
+            token = Path(file).read_text(encoding="utf-8").strip()
+        except OSError as error:
+            raise UserError(f"RAY_AUTH_TOKEN_PATH '{file}' cannot be read ({error.strerror}); correct it") from None
+    return {"Authorization": f"Bearer {token}"} if token else {}
+
+
+def _launched(job: Any) -> Launched:
+    phase = _PHASES[str(getattr(job.status, "value", job.status))]
+    said = " ".join((job.message or "").split())[:200] if phase.ended else ""
+    return Launched(job.submission_id, phase, said)
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200]
