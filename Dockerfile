@@ -45,13 +45,15 @@ LABEL org.opencontainers.image.title="vodbench" \
       org.opencontainers.image.description="Benchmarking and hyperparameter search for video object detection" \
       org.opencontainers.image.revision="${REVISION}" \
       vodbench.variant="${VARIANT}"
-# The operator's probes call wget. Debian keeps one version of it, so there is none to pin.
+# The operator's probes call wget (Debian keeps one version of it, so there is none to pin), and it may start Ray in a
+# login shell, whose profile sets PATH anew.
 # hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends wget \
     && rm -rf /var/lib/apt/lists/* \
     && groupadd --gid 10001 vodbench \
-    && useradd --uid 10001 --gid 10001 --create-home --home-dir /home/vodbench --shell /usr/sbin/nologin vodbench
+    && useradd --uid 10001 --gid 10001 --create-home --home-dir /home/vodbench --shell /usr/sbin/nologin vodbench \
+    && echo "export PATH=/opt/vodbench/bin:\$PATH" > /etc/profile.d/vodbench.sh
 COPY --from=installed /opt/vodbench /opt/vodbench
 ENV PATH=/opt/vodbench/bin:$PATH \
     HOME=/home/vodbench \

@@ -130,8 +130,9 @@ def sorted_by_kind(manifests: Any) -> list[Any]:
         if isinstance(value, dict):
             return {key: plain(inner) for key, inner in value.items()}
         if isinstance(value, list):
-            named = [plain(inner) for inner in value]
-            return sorted(named, key=str) if all(isinstance(i, dict) and "name" in i for i in named) else named
+            items = [plain(inner) for inner in value]
+            named = all(isinstance(item, dict) and "name" in item for item in items)
+            return sorted(items, key=lambda item: item["name"]) if named else items
         return value
 
     return sorted((plain(manifest) for manifest in manifests), key=lambda m: m["kind"])

@@ -92,7 +92,7 @@ def ray_job(study: Study, cluster: Cluster, sizes: Sizes) -> Manifest:
         "entrypoint": shlex.join(sweep_command(cluster, study, f"{STUDY_MOUNT}/{STUDY_FILE}")),
         "submissionMode": "K8sJobMode",
         "shutdownAfterJobFinishes": True,
-        "ttlSecondsAfterFinished": int(cluster.keep_hours * 3600),
+        "ttlSecondsAfterFinished": int(cluster.keep_minutes * 60),
         "activeDeadlineSeconds": int(cluster.max_hours * 3600),
         "preRunningDeadlineSeconds": int(cluster.start_minutes * 60),
         "backoffLimit": cluster.retries,

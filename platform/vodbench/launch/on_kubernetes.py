@@ -112,7 +112,7 @@ def _state(found: Manifest) -> Launched:
     if deployment == "Complete" and job == "FAILED":
         phase = Phase.FAILED
     said = [told.get("reason", ""), " ".join(str(told.get("message", "")).split())[:200]]
-    detail = deployment if not any(said) and not phase.ended else ": ".join(filter(None, said))
+    detail = ": ".join(filter(None, said)) or (deployment if phase is Phase.STARTING else "")
     return Launched(found["metadata"]["name"], phase, detail)
 
 

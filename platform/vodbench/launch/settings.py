@@ -89,7 +89,7 @@ class Cluster(Place):
     ``ray_version``: that of the image. ``gpu``: null for CPU workers. ``queue``: a LocalQueue of Kueue, which then
     admits the whole sweep or lets it wait; no autoscaling then. ``memory_gib``: of one worker process (one GPU), its
     shared memory (``shm_gib``) included. ``max_hours``, ``start_minutes``: when a sweep, or its start, is given up.
-    ``keep_hours``: how long an ended sweep can be asked about. ``retries``: of the whole cluster.
+    ``keep_minutes``: how long the cluster of an ended sweep stays, to be looked at. ``retries``: of the whole cluster.
     """
 
     image: str = Field(pattern=r"^[^\s:@]+(:\d+/[^\s:@]+)?(:[\w][\w.-]{0,127})?(@sha256:[0-9a-f]{64})?$")
@@ -107,7 +107,7 @@ class Cluster(Place):
     scratch_gib: int = Field(default=50, ge=1)
     max_hours: float = Field(default=72, gt=0)
     start_minutes: float = Field(default=30, gt=0)
-    keep_hours: float = Field(default=24, ge=0)
+    keep_minutes: float = Field(default=5, ge=0)
     idle_minutes: float = Field(default=5, gt=0)
     retries: int = Field(default=2, ge=0)
 
