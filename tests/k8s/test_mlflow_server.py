@@ -4,6 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -66,3 +72,52 @@ def test_the_manifest_gives_the_script_what_it_reads(render: Any) -> None:
         names = {variable["name"] for variable in container["env"]}
         assert {"POSTGRES_HOST", "POSTGRES_USER", "POSTGRES_PASSWORD"} <= names
     assert {"MLFLOW_AUTH_ADMIN_PASSWORD", "MLFLOW_FLASK_SERVER_SECRET_KEY", "MLFLOW_ARTIFACTS_DESTINATION"} <= names
+
+
+@pytest.fixture
+def postgres(shared: Path) -> Iterator[int]:
+    """The port of a server with an empty database ``mlflow``, whose user ``ci`` has any password."""
+    if not list(Path("/usr/lib/postgresql").glob("*/bin/initdb")):
+        pytest.skip("PostgreSQL is not installed: apt-get install postgresql")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+    home = Path(tempfile.mkdtemp(prefix="vodbench-"))  # short: sockets have short names
+    home.chmod(0o755)
+    data, as_user = home / "data", list[str]()
+    if os.geteuid() == 0:  # PostgreSQL refuses root
+        shutil.chown(home, "postgres")
+        as_user = ["runuser", "-u", "postgres", "--"]
+    script = [*as_user, "bash", str(shared / "tools" / "postgres_up.sh"), str(data), str(port)]
+    subprocess.run(script, check=True, cwd=home, capture_output=True, timeout=120)
+    yield port
+    os.kill(int((data / "data" / "postmaster.pid").read_text().split()[0]), signal.SIGQUIT)  # its word for: at once
+    shutil.rmtree(home, ignore_errors=True)
+
+
+@pytest.mark.slow
+def test_both_databases_are_made_and_found_up_to_date(
+    script: ModuleType, postgres: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    psycopg2 = pytest.importorskip("psycopg2", reason="needs the extra server")
+    for name, value in {"HOST": "127.0.0.1", "PORT": str(postgres), "USER": "ci"}.items():
+        monkeypatch.setenv(f"POSTGRES_{name}", value)
+
+    def version(database: str, table: str) -> str:
+        with psycopg2.connect(script.uri(database, driver="")) as connection, connection.cursor() as cursor:
+            cursor.execute(f"select version_num from {table}")
+            ((found,),) = cursor.fetchall()
+        connection.close()
+        return str(found)
+
+    def versions() -> tuple[str, str]:
+        return version("mlflow", "alembic_version"), version("mlflow_auth", "alembic_version_auth")
+
+    script.migrate()
+    made = versions()
+    script.migrate()
+    assert versions() == made
+
+    from mlflow.store.db.utils import _get_latest_schema_revision
+
+    assert made[0] == _get_latest_schema_revision()

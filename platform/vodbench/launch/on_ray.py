@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shlex
 import tempfile
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 POLL_S = 1.0
 STOP_S = 60.0
+READY_S = 120.0
+NOT_READY = "No available agent"
 _PHASES = {
     "PENDING": Phase.STARTING,
     "RUNNING": Phase.RUNNING,
@@ -42,6 +45,8 @@ class RayJobs:
         self.address = address
         from ray.job_submission import JobSubmissionClient
 
+        for chatty in ("ray.dashboard.modules.dashboard_sdk", "ray._private.runtime_env.packaging"):
+            logging.getLogger(chatty).setLevel(logging.WARNING)
         with self._asking():
             self._client: JobSubmissionClient = JobSubmissionClient(address, headers=_token_headers())
             self._client.list_jobs()  # the version, which is asked first, needs no token
@@ -61,10 +66,20 @@ class RayJobs:
             for file, text in files.items():
                 (Path(folder) / file).write_text(text, encoding="utf-8")
             with self._asking():
-                self._client.submit_job(
-                    entrypoint=shlex.join(command), submission_id=name, runtime_env={"working_dir": folder}
-                )
+                self._submit(name, shlex.join(command), folder)
         return Launched(name, Phase.STARTING)
+
+    def _submit(self, name: str, entrypoint: str, folder: str) -> None:
+        """A head that has just started answers some seconds before it can take jobs."""
+        deadline = time.monotonic() + READY_S
+        while True:
+            try:
+                self._client.submit_job(entrypoint=entrypoint, submission_id=name, runtime_env={"working_dir": folder})
+                return
+            except RuntimeError as error:
+                if NOT_READY not in str(error) or time.monotonic() > deadline:
+                    raise
+            time.sleep(POLL_S)
 
     def status(self, name: str) -> Launched | None:
         """None when there is no such job."""
