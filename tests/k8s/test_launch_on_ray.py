@@ -85,9 +85,7 @@ methods: [{method: m, knobs: {T: [1, 2, 3, 4]}}]
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A Ray that wants a token; every process of it ends with the test."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port, agent, client = free_ports(3)
     folder = tmp_path_factory.mktemp("ray")
     environment = os.environ | {
         "RAY_AUTH_MODE": "token",
@@ -98,6 +96,8 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     command = [
         *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--port=0", "--num-cpus=2"),
         *("--node-ip-address=127.0.0.1", f"--dashboard-port={port}", f"--temp-dir={folder.as_posix()}"),
+        # Their usual ports belong to whichever Ray of this machine came first.
+        *(f"--dashboard-agent-listen-port={agent}", f"--ray-client-server-port={client}"),
         f"--object-store-memory={100 * 2**20}",
     ]
     with (folder / "log").open("w") as log:
@@ -111,6 +111,16 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             if process.is_running():
                 process.kill()
         head.wait()
+
+
+def free_ports(count: int) -> list[int]:
+    held = [socket.socket() for _ in range(count)]
+    for one in held:
+        one.bind(("127.0.0.1", 0))
+    ports: list[int] = [one.getsockname()[1] for one in held]
+    for one in held:
+        one.close()
+    return ports
 
 
 def _await_jobs(url: str, head: subprocess.Popen[bytes], log: Path) -> None:

@@ -1,7 +1,7 @@
 """What no schema says: rules of the operator, of the restricted Pod Security Standard, and of our own.
 
-An open policy tool would do for the second part, but none reads pods inside a RayJob, and those that can be told to
-are no packages of a registry; so the rules stand here, and each is shown to catch its mistake.
+A policy tool of others looks at the pods too (``test_policies``), where it is installed: it needs an environment of its
+own, and knows nothing of the operator. So the rules stand here, and each is shown to catch its mistake.
 """
 
 from __future__ import annotations
