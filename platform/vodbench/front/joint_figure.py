@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from textwrap import wrap
 from typing import Any
 
 import plotly.graph_objects as go
@@ -22,6 +23,8 @@ from vodbench.front.joint_style import (
     stairs,
 )
 from vodbench.front.style import FRONT_LINE, PUBLISHED_RUNTIME_AXIS, RUNTIME_AXIS
+
+_LINE = 150  # characters of a heading's line
 
 
 def joint_figure(front: JointFront) -> go.Figure:
@@ -44,13 +47,25 @@ def joint_figure(front: JointFront) -> go.Figure:
     if front.published:
         figure.update_xaxes(title=PUBLISHED_RUNTIME_AXIS, row=1, col=2)
         figure.update_yaxes(title="published mAP, IoU 0.5", row=1, col=2)
-    title = "<br>".join([front.title, *(f"<sup>{line}</sup>" for line in _warning(front))])
-    figure.update_layout(title=title, template="plotly_white", height=680, hoverlabel={"align": "left"})
+    lines = [f"<sup>{line}</sup>" for text in _heading(front) for line in wrap(text, _LINE, break_on_hyphens=False)]
+    figure.update_layout(
+        title="<br>".join(lines),
+        margin={"t": 60 + 18 * len(lines)},
+        template="plotly_white",
+        height=680,
+        hoverlabel={"align": "left"},
+    )
     return figure
 
 
-def _warning(front: JointFront) -> list[str]:
-    return [f"<b>{front.warning}</b>", *group_legend(front)] if front.warning else []
+def _heading(front: JointFront) -> list[str]:
+    return [front.title, *filter(None, [front.warning]), *group_legend(front)]
+
+
+def _faint(colour: str) -> str:
+    """A colour ``#rrggbb`` for error bars, which would otherwise hide the points."""
+    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return f"rgba({red},{green},{blue},0.3)"
 
 
 def _traces(group: Group, of_method: dict[str, Look], suffix: str) -> list[go.Scatter]:
@@ -78,8 +93,8 @@ def _markers(points: Sequence[JointPoint], look: Look, method: str, suffix: str)
     return go.Scatter(
         x=[c.mean_ms for c in configurations],
         y=[c.map for c in configurations],
-        error_x=bars([(c.low_ms, c.mean_ms, c.high_ms) for c in configurations], look.colour),
-        error_y=bars([(c.low, c.map, c.high) for c in configurations], look.colour),
+        error_x=bars([(c.low_ms, c.mean_ms, c.high_ms) for c in configurations], _faint(look.colour)),
+        error_y=bars([(c.low, c.map, c.high) for c in configurations], _faint(look.colour)),
         mode="markers",
         marker={
             "color": look.colour,

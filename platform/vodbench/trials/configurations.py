@@ -21,7 +21,12 @@ class Configuration:
     """
 
     trials: tuple[StoredTrial, ...]  # one a seed, by seed; never empty
-    studies: tuple[str, ...]  # names of the study folders that hold one of its trials
+    copies: tuple[StoredTrial, ...]  # those, and the same trials in other studies
+
+    @property
+    def studies(self) -> tuple[str, ...]:
+        """Names of the study folders that hold one of its trials."""
+        return tuple(dict.fromkeys(trial.study_name for trial in self.copies))
 
     @property
     def method(self) -> str:
@@ -86,7 +91,7 @@ def configurations(trials: Iterable[StoredTrial]) -> list[Configuration]:
     or else the first.
     """
     by_seed: dict[str, dict[int, StoredTrial]] = {}
-    studies: dict[str, dict[str, None]] = {}
+    copies: dict[str, list[StoredTrial]] = {}
     for trial in trials:
         record = trial.record
         # The training split is no part of a configuration, but two of them make two sets of weights.
@@ -95,9 +100,9 @@ def configurations(trials: Iterable[StoredTrial]) -> list[Configuration]:
         held = seeds.get(record.seed)
         if held is None or (held.runtime.contended and not trial.runtime.contended):
             seeds[record.seed] = trial
-        studies.setdefault(key, {})[trial.study_name] = None
+        copies.setdefault(key, []).append(trial)
     found = [
-        Configuration(trials=tuple(seeds[seed] for seed in sorted(seeds)), studies=tuple(studies[key]))
+        Configuration(trials=tuple(seeds[seed] for seed in sorted(seeds)), copies=tuple(copies[key]))
         for key, seeds in by_seed.items()
     ]
     return sorted(found, key=lambda configuration: configuration.mean_ms)
