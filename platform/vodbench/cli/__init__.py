@@ -32,6 +32,7 @@ COMMANDS: Mapping[str, str] = {
     "recommend": "vodbench.cli.recommend",
     "predict": "vodbench.cli.predict",
     "bench": "vodbench.cli.bench",
+    "new": "vodbench.cli.new",
 }
 
 
