@@ -95,6 +95,22 @@ def test_latency_is_a_limit_too(studies: Any, tmp_path: Path) -> None:
         assert isinstance(found, Advice) is admitted
 
 
+def test_an_oracle_is_no_advice(studies: Any, tmp_path: Path) -> None:
+    """Settings that look at annotations are a bound, not something to use."""
+    spec = method_spec("thp")
+    trials = [
+        {
+            "method": "thp",
+            "config": spec.config.from_mapping({"keys": keys}).to_mapping(),
+            "knobs": ["keys"],
+            "lost": lost,
+        }
+        for keys, lost in (("oracle", 0.0), ("interval", 0.4))
+    ]
+    advice = advice_on(studies.make(tmp_path / "s", trials), 15.0)
+    assert [c.configuration.config["keys"] for c in advice.candidates] == ["interval"]
+
+
 def test_no_candidate_is_one_line_with_the_fastest(folder: Path) -> None:
     (found,) = recommend(stored_trials([str(folder)]), Limits(budget_ms=4.5))
     assert isinstance(found, NoCandidate)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from vodbench.errors import UserError
+from vodbench.registry import method_spec
 from vodbench.trials import Configuration
 
 
@@ -26,10 +27,10 @@ class Limits:
             raise UserError(f"--budget-ms {self.budget_ms:g} is not accepted: milliseconds a frame, above 0")
 
     def trusts(self, configuration: Configuration) -> bool:
-        """Whether its runtime counts, and its latency is allowed."""
+        """Whether its runtime counts, its latency is allowed, and it is a method that can be used (no oracle)."""
         latency = configuration.latency_frames
         in_time = self.latency_frames is None or (latency is not None and latency <= self.latency_frames)
-        return in_time and (self.contended or not configuration.contended)
+        return in_time and (self.contended or not configuration.contended) and not is_guided(configuration)
 
     def admits(self, configuration: Configuration) -> bool:
         """By the mean; ``may_miss`` and ``may_keep`` say where that is not certain."""
@@ -57,11 +58,17 @@ def no_candidate(configurations: Sequence[Configuration], limits: Limits) -> str
             f": the fastest is {fastest.name} with {fastest.mean_ms:.1f} ms [{fastest.low_ms:.1f}, "
             f"{fastest.high_ms:.1f}] (mAP {fastest.map:.3f}); allow more, or sweep faster settings"
         )
-    busy = _count(c for c in configurations if c.contended and c.mean_ms <= limits.budget_ms)
-    if busy and not limits.contended:
+    admitting = replace(limits, contended=True)
+    busy = sum(admitting.admits(c) for c in configurations)
+    if busy:
         line += f"; {busy} would, by runtimes taken on a busy device: measure again, or admit them with --contended"
     return line
 
 
-def _count(found: Iterable[Configuration]) -> int:
-    return sum(1 for _ in found)
+def is_guided(configuration: Configuration) -> bool:
+    """Whether it looks at annotations. A configuration that this version of its method does not take is none."""
+    try:
+        config = method_spec(configuration.method).config.from_mapping(configuration.config)
+    except UserError:
+        return False
+    return config.guided
