@@ -307,16 +307,29 @@ def test_classes_that_no_trial_knows_are_refused_or_said(trained: Path, own_vide
             ((first, ClassInfo("n8", "kite")), ""),
         ):
             save_checkpoint(checkpoint, dataclasses.replace(saved, classes=classes))
-            trials = stored_trials([str(trained)])
+            (advice,) = recommend_elsewhere(stored_trials([str(trained)]), Limits(budget_ms=9.0), elsewhere)
             if said:
-                with pytest.raises(UserError, match=said):
-                    recommend_elsewhere(trials, Limits(budget_ms=9.0), elsewhere)
+                assert isinstance(advice, NoCandidate)
+                assert said in advice.reason
             else:
-                (advice,) = recommend_elsewhere(trials, Limits(budget_ms=9.0), elsewhere)
                 assert isinstance(advice, Advice)
                 assert advice.notes == (f"s knows no {dataset.classes[1].name}: these classes count with AP 0",)
     finally:
         save_checkpoint(checkpoint, saved)
+
+
+def test_trials_that_cannot_be_used_do_not_stop_the_others(
+    studies: Any, trained: Path, own_video: str, tmp_path: Path
+) -> None:
+    without = studies.make(tmp_path / "gone", [{"method": "faster-rcnn", "ms": 2.0}])
+    record = next(without.glob("trials/*/trial.json"))
+    record.write_text(record.read_text().replace(studies.dataset.fingerprint, "other data"))
+    elsewhere = Elsewhere(source=DataSource(root=own_video), split="val", store=str(tmp_path / "kept"), device="cpu")
+    (advice,) = recommend_elsewhere(stored_trials([str(without), str(trained)]), Limits(budget_ms=9.0), elsewhere)
+    assert isinstance(advice, Advice)
+    assert {c.configuration.studies for c in advice.candidates} == {("s",)}
+    assert any("gone" in note and "does not exist" in note for note in advice.notes)
+    assert advice.not_judged == 1
 
 
 # ---- the command --------------------------------------------------------------------------------------------

@@ -46,39 +46,41 @@ def recommend_elsewhere(
     most: int = 6,
     on_detecting: OnDetecting | None = None,
 ) -> list[Advice | NoCandidate]:
-    """Advice for each device (and protocol), from the checkpoints of trials made on other data.
+    """Advice for each device (and protocol), from the checkpoints of trials made on other data; none, with the reason,
+    where no checkpoint knows a class of the data.
 
     Args:
         most: how many configurations are judged of those made on each data, the ones with the highest recorded mAP.
 
     Raises:
-        UserError: the split is not there; no checkpoint knows a class of the data.
+        UserError: the split is not there.
     """
     dataset = elsewhere.source.open()
     dataset.snippets(elsewhere.split)
-    advice: list[Advice | NoCandidate] = []
-    for of_device in _by_device(trials):
-        kinds = [configurations(of_kind) for of_kind in grouped(of_device).values()]
-        found = [c for kind in kinds for c in kind]
-        conditions = of_device[0].conditions
-        if not any(map(limits.admits, found)):
-            advice.append(NoCandidate(conditions, no_candidate(found, limits)))
-            continue
-        chosen = [c for kind in kinds for c in _most_accurate(kind, limits, most)]
-        judge = _Judge(elsewhere, dataset, conditions.protocol, on_detecting)
-        advised = advise(
-            conditions,
-            chosen,
-            limits,
-            judge,
-            most=len(chosen),
-            judged_on=f"{elsewhere.source.root} ({dataset.fingerprint}), split {elsewhere.split}",
-        )
-        if advised.unsure is not None:  # recorded accuracies are of other data: they are no advice on this
-            raise UserError(advised.unsure)
-        left_out = sum(map(limits.admits, found)) - len(chosen)
-        advice.append(dataclasses.replace(advised, not_judged=left_out, notes=tuple(judge.notes)))
-    return advice
+    return [
+        _advice(of_device, limits, _Judge(elsewhere, dataset, of_device[0].accuracy.protocol, on_detecting), most)
+        for of_device in _by_device(trials)
+    ]
+
+
+def _advice(trials: Sequence[StoredTrial], limits: Limits, judge: _Judge, most: int) -> Advice | NoCandidate:
+    conditions = trials[0].conditions
+    kinds = [configurations(of_kind) for of_kind in grouped(trials).values()]
+    found = [c for kind in kinds for c in kind]
+    if not any(map(limits.admits, found)):
+        return NoCandidate(conditions, no_candidate(found, limits))
+    chosen: list[Configuration] = []
+    for kind in kinds:  # trials on one data set know the same classes
+        inside = sorted(filter(limits.admits, kind), key=lambda c: -c.map)[:most]
+        if judge.takes(inside):
+            chosen += inside
+    if not chosen:
+        return NoCandidate(conditions, "; ".join(judge.notes))
+    advised = advise(conditions, chosen, limits, judge, most=len(chosen), judged_on=judge.data)
+    if advised.unsure is not None:  # recorded accuracies are of other data: they are no advice on this
+        return NoCandidate(conditions, advised.unsure)
+    left_out = sum(map(limits.admits, found)) - len(chosen)
+    return dataclasses.replace(advised, not_judged=left_out, notes=tuple(judge.notes))
 
 
 def _by_device(trials: Sequence[StoredTrial]) -> list[list[StoredTrial]]:
@@ -89,33 +91,37 @@ def _by_device(trials: Sequence[StoredTrial]) -> list[list[StoredTrial]]:
     return list(found.values())
 
 
-def _most_accurate(found: Sequence[Configuration], limits: Limits, most: int) -> list[Configuration]:
-    return sorted(filter(limits.admits, found), key=lambda c: -c.map)[:most]
-
-
 class _Judge:
     """Detects with every checkpoint and judges all on the user's data."""
 
     def __init__(self, elsewhere: Elsewhere, dataset: Dataset, protocol: str, on_detecting: OnDetecting | None) -> None:
         self._elsewhere, self._dataset, self._protocol = elsewhere, dataset, protocol
         self._report = on_detecting or (lambda which, done, total: None)
-        self._of_data = _names(dataset.classes)
+        self._known: dict[str, Sequence[ClassInfo]] = {}  # trial -> classes of its checkpoint
         self.notes: dict[str, None] = {}
+        self.data = f"{elsewhere.source.root} ({dataset.fingerprint}), split {elsewhere.split}"
+
+    def takes(self, chosen: Sequence[Configuration]) -> bool:
+        """Whether their checkpoints are there and know a class of the data; a note says why not, or what they lack."""
+        try:
+            for trial in (trial for configuration in chosen for trial in configuration.trials):
+                self._known[trial.url] = self._checked_classes(trial)
+        except UserError as error:
+            self.notes[str(error)] = None
+            return False
+        return bool(chosen)
 
     def __call__(self, chosen: Sequence[Configuration]) -> Resampled:
-        trials = [trial for configuration in chosen for trial in configuration.trials]
-        classes = {trial.url: self._checked_classes(trial) for trial in trials}
-        for trial in trials:
+        for trial in (trial for configuration in chosen for trial in configuration.trials):
             self._detect(trial)
         truth = truth_set(self._dataset, self._elsewhere.split)
 
         def detections(trial: StoredTrial) -> DetectionSet:
-            return relabelled(read_detections(self._kept(trial)), classes[trial.url], self._dataset.classes)
+            return relabelled(read_detections(self._kept(trial)), self._known[trial.url], self._dataset.classes)
 
         return judge_all(chosen, truth, self._protocol, detections, only_every_frame=True)[EVERY_FRAME]
 
     def _checked_classes(self, trial: StoredTrial) -> Sequence[ClassInfo]:
-        """Classes of the trial's checkpoint; ``UserError`` where it knows none of the data's."""
         known = load_checkpoint(_weights(trial), trial.record.method).classes
         unknown = [info.name for info in self._dataset.classes if _label(info, known) is None]
         if len(unknown) == len(self._dataset.classes):
