@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -91,7 +92,9 @@ class OptunaStudy:
             optuna.delete_study(study_name=self._name, storage=self._storage)
             return self._open()
         if SPACE not in study.user_attrs:
-            study.set_metric_names(METRIC_NAMES)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                study.set_metric_names(METRIC_NAMES)
             study.set_user_attr("title", self._study.title)
             study.set_user_attr(SPACE, space)
         return study
