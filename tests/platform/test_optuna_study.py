@@ -141,6 +141,8 @@ def test_a_database_that_refuses_is_one_line_without_its_password(refusing_port:
     with pytest.raises(UserError) as error:
         open_storage(f"postgresql+psycopg2://ann:hunter2@127.0.0.1:{refusing_port}/optuna")
     message = str(error.value)
-    assert f"Optuna storage 'postgresql+psycopg2://ann:***@127.0.0.1:{refusing_port}/optuna' cannot be reached" in message
+    assert (
+        f"Optuna storage 'postgresql+psycopg2://ann:***@127.0.0.1:{refusing_port}/optuna' cannot be reached" in message
+    )
     assert "correct --optuna-storage" in message
     assert "hunter2" not in message

@@ -77,7 +77,7 @@ def test_an_address_with_a_secret_is_refused_with_what_to_do_instead() -> None:
         ({"data": {"root": "sftp://ann:hunter2@host/x"}}, "data.root"),
         ({"data": {"options": {"storage": {"secret": "hunter2"}}}}, "data.options.storage.secret"),
         ({"data": {"options": {"api_key": "hunter2"}}}, "data.options.api_key"),
-        ({"methods": [{"method": "m", "settings": {"weights": "http://a:hunter2@h/w.pt"}}]}, "methods.0.settings.weights"),
+        ({"methods": [{"method": "m", "settings": {"w": "http://a:hunter2@h/w.pt"}}]}, "methods.0.settings.w"),
     ],
 )  # fmt: skip
 def test_a_study_with_a_secret_is_refused(values: dict[str, Any], place: str) -> None:
