@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import re
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+import vodbench.cli
 from vodbench.errors import UserError
 from vodbench.redaction import redact, redact_line, refuse_address, refuse_settings
 from vodbench.storage import exists
 from vodbench.studies import parse_study
+from vodbench.sweeps.trial import reason_of
+from vodbench.training.keeper import Folder, ProgressFile
 
 
 @pytest.mark.parametrize(
@@ -89,3 +94,40 @@ def test_a_study_with_a_secret_is_refused(values: dict[str, Any], place: str) ->
 
 def test_settings_whose_names_only_look_like_secrets_are_accepted() -> None:
     refuse_settings({"num_tokens": 4, "tokenizer": "words", "key_frame_interval": 10, "channel_order": "rgb"}, "x")
+
+
+def raised(message: str) -> RuntimeError:
+    """As a library raises it, with a traceback."""
+    try:
+        raise RuntimeError(message)
+    except RuntimeError as error:
+        return error
+
+
+def test_what_a_trial_or_a_training_failed_of_holds_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "planted-key")
+    error = raised("GET http://ann:hunter2@host/x with planted-key")
+    assert reason_of(error) == "RuntimeError: GET http://ann:***@host/x with ***"
+    progress = ProgressFile(Folder(str(tmp_path), "f"), "attempt")
+    progress.fail(error)
+    (written,) = [file.read_text() for file in tmp_path.rglob("failure.json")]
+    assert "Traceback" in written
+    assert "hunter2" not in written
+    assert "planted-key" not in written
+
+
+def test_a_bug_of_ours_is_a_traceback_without_secrets(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(**_: Any) -> None:
+        raise raised("GET http://ann:hunter2@host/x")
+
+    monkeypatch.setattr(vodbench.cli, "app", broken)
+    monkeypatch.setattr(sys, "argv", ["vodbench", "methods"])
+    with pytest.raises(SystemExit) as end:
+        vodbench.cli.main()
+    said = capsys.readouterr().err
+    assert end.value.code == 1
+    assert said.startswith("Traceback (most recent call last):")
+    assert "RuntimeError: GET http://ann:***@host/x" in said
+    assert "hunter2" not in said

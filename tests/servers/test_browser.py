@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 import pytest
+from vodbench_machines import S3, Mlflow, Swept
 
 from vodbench.tracking.server import connect
 
@@ -41,7 +42,7 @@ def screenshots(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def page(browser: Any, mlflow: Any) -> Iterator[Any]:
+def page(browser: Any, mlflow: Mlflow) -> Iterator[Any]:
     login = {"username": mlflow.user, "password": mlflow.password}
     context = browser.new_context(http_credentials=login, viewport={"width": 1500, "height": 1100})
     page = context.new_page()
@@ -51,7 +52,7 @@ def page(browser: Any, mlflow: Any) -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def experiment(swept: Any, mlflow: Any) -> tuple[str, list[Any]]:
+def experiment(swept: Swept, mlflow: Mlflow) -> tuple[str, list[Any]]:
     """Its id, and two runs: those of the front first."""
     client = connect(mlflow.url_with_password)
     found = client.get_experiment_by_name("bucket")
@@ -62,7 +63,7 @@ def experiment(swept: Any, mlflow: Any) -> tuple[str, list[Any]]:
 
 
 def test_the_compare_page_names_params_and_metrics(
-    page: Any, mlflow: Any, experiment: tuple[str, list[Any]], screenshots: Path
+    page: Any, mlflow: Mlflow, experiment: tuple[str, list[Any]], screenshots: Path
 ) -> None:
     number, runs = experiment
     query = urlencode({"runs": json.dumps([run.info.run_id for run in runs]), "experiments": json.dumps([number])})
@@ -85,7 +86,7 @@ def test_the_compare_page_names_params_and_metrics(
 
 
 def test_the_experiments_page_opens_as_model_training(
-    page: Any, mlflow: Any, experiment: tuple[str, list[Any]], screenshots: Path
+    page: Any, mlflow: Mlflow, experiment: tuple[str, list[Any]], screenshots: Path
 ) -> None:
     number, runs = experiment
     page.goto(f"{mlflow.url}/#/experiments/{number}/runs")
@@ -95,7 +96,7 @@ def test_the_experiments_page_opens_as_model_training(
 
 
 def test_the_report_renders_and_its_front_reacts_to_the_pointer(
-    browser: Any, swept: Any, s3: Any, screenshots: Path, tmp_path: Path
+    browser: Any, swept: Swept, s3: S3, screenshots: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "report.html").write_bytes(s3.fs.cat_file("bench/sweep/report.html"))
     context = browser.new_context(viewport={"width": 1280, "height": 1000}, offline=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from vodbench_machines import S3, Mlflow
 
 from vodbench.errors import UserError
 from vodbench.records import Accuracy, Runtime, TrialRecord
@@ -34,7 +35,7 @@ def record(number: int) -> TrialRecord:
 
 
 @pytest.fixture
-def folder(tmp_path: Path, s3: Any) -> StudyFolder:
+def folder(tmp_path: Path, s3: S3) -> StudyFolder:
     """Four trials on disk."""
     made = StudyFolder(str(tmp_path / "outage"))
     made.claim(parse_study({"name": "outage", "title": "t", "methods": [{"method": "m"}]}, "outage"), "data")
@@ -44,14 +45,14 @@ def folder(tmp_path: Path, s3: Any) -> StudyFolder:
     return made
 
 
-def runs(mlflow: Any) -> list[Any]:
+def runs(mlflow: Mlflow) -> list[Any]:
     client = connect(mlflow.url_with_password)
     experiment = client.get_experiment_by_name("outage")
     assert experiment is not None
     return list(client.search_runs([experiment.experiment_id], "tags.`vodbench.role` = 'trial'"))
 
 
-def create_user(mlflow: Any, name: str, password: str) -> None:
+def create_user(mlflow: Mlflow, name: str, password: str) -> None:
     login = base64.b64encode(f"{mlflow.user}:{mlflow.password}".encode()).decode()
     request = urllib.request.Request(
         f"{mlflow.url}/api/2.0/mlflow/users/create",
@@ -62,7 +63,9 @@ def create_user(mlflow: Any, name: str, password: str) -> None:
         assert answer.status == 200
 
 
-def test_a_server_killed_on_the_way_costs_one_line_and_sync_delivers_the_rest(folder: StudyFolder, mlflow: Any) -> None:
+def test_a_server_killed_on_the_way_costs_one_line_and_sync_delivers_the_rest(
+    folder: StudyFolder, mlflow: Mlflow
+) -> None:
     warnings: list[str] = []
     recorder = Recorder(mlflow.url_with_password, folder, warnings.append)
     known = list(folder.records().values())
@@ -95,7 +98,7 @@ def test_a_server_killed_on_the_way_costs_one_line_and_sync_delivers_the_rest(fo
 
 
 def test_the_wrong_login_is_one_line_that_says_so(
-    folder: StudyFolder, mlflow: Any, monkeypatch: pytest.MonkeyPatch
+    folder: StudyFolder, mlflow: Mlflow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_USERNAME", raising=False)
     for address in (mlflow.url, mlflow.url_with_password.replace(mlflow.password, "planted-wrong-pw")):
@@ -106,14 +109,14 @@ def test_the_wrong_login_is_one_line_that_says_so(
 
 
 def test_the_login_may_come_from_the_environment(
-    folder: StudyFolder, mlflow: Any, monkeypatch: pytest.MonkeyPatch
+    folder: StudyFolder, mlflow: Mlflow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", mlflow.user)
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", mlflow.password)
     sync(folder, folder.records().values(), mlflow.url)
 
 
-def test_a_user_who_may_only_read_is_told_what_to_ask_for(folder: StudyFolder, mlflow: Any) -> None:
+def test_a_user_who_may_only_read_is_told_what_to_ask_for(folder: StudyFolder, mlflow: Mlflow) -> None:
     sync(folder, [], mlflow.url_with_password)
     create_user(mlflow, "reader", "planted-reader-pw")
     with pytest.raises(UserError, match=r"does not allow this user to write there \(403\); ask .* EDIT") as error:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
-from typing import Any
 
 import fsspec
 import pytest
+from vodbench_machines import S3
 
 from vodbench.data_source import DataSource
 from vodbench.errors import UserError
@@ -20,7 +20,7 @@ from vodbench_datasets.shards import verify_shards, write_shards
 pytestmark = pytest.mark.slow
 
 
-def test_shards_are_written_read_and_verified(s3: Any, tmp_path: Path) -> None:
+def test_shards_are_written_read_and_verified(s3: S3, tmp_path: Path) -> None:
     generate(str(tmp_path), GeneratorConfig(snippets=3, val_snippets=1, frames=20, size=48, classes=2))
     source, url = DataSource(root=str(tmp_path)).open(), s3.url("shards")
     index = write_shards(source, url, shard_bytes=20_000)
@@ -48,7 +48,7 @@ def test_shards_are_written_read_and_verified(s3: Any, tmp_path: Path) -> None:
     assert all(index.shards[1].file in problem for problem in problems)
 
 
-def test_of_two_that_want_a_claim_one_works_and_the_other_waits_for_it(s3: Any) -> None:
+def test_of_two_that_want_a_claim_one_works_and_the_other_waits_for_it(s3: S3) -> None:
     url, done = s3.url("claims", "claim"), threading.Event()
     held: list[bool] = []
 
@@ -68,7 +68,7 @@ def test_of_two_that_want_a_claim_one_works_and_the_other_waits_for_it(s3: Any) 
 
 
 @pytest.mark.parametrize("wrong", [{"secret": "planted-wrong-secret"}, {"key": "nobody"}])
-def test_the_wrong_key_is_one_line(s3: Any, wrong: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_wrong_key_is_one_line(s3: S3, wrong: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(fsspec.config.conf, "s3", {"endpoint_url": s3.endpoint, "secret": s3.secret, **wrong})
     for use in (exists, read_bytes, lambda url: DataSource(root=url).open()):
         with pytest.raises(UserError, match=r"cannot be reached \(.*; check the address, permissions") as error:

@@ -7,6 +7,7 @@ from typing import Any
 
 import optuna
 import pytest
+from vodbench_machines import S3, Mlflow, Swept
 
 from vodbench.redaction import redact
 from vodbench.sweeps.folder import StudyFolder
@@ -19,7 +20,7 @@ pytestmark = pytest.mark.slow
 TRIALS = {"faster-rcnn", "rdn T=1 r=20", "rdn T=1 r=50", "rdn T=3 r=20", "rdn T=3 r=50"}
 
 
-def test_everything_is_in_the_bucket_and_nothing_on_disk(swept: Any, s3: Any) -> None:
+def test_everything_is_in_the_bucket_and_nothing_on_disk(swept: Swept, s3: S3) -> None:
     assert swept.figures["trials_complete"] == len(TRIALS)
     assert swept.figures["trainings"] == 2
     assert swept.figures["tracked"]
@@ -36,7 +37,7 @@ def test_everything_is_in_the_bucket_and_nothing_on_disk(swept: Any, s3: Any) ->
     assert list(swept.folder.iterdir()) == []
 
 
-def test_the_same_command_finds_it_all_done(swept: Any, mlflow: Any, run: Any) -> None:
+def test_the_same_command_finds_it_all_done(swept: Swept, mlflow: Mlflow, run: Any) -> None:
     before = StudyFolder(swept.url).records()
     done = run("sweep", str(swept.folder.parent / "bucket.yaml"), "--out", swept.url, "--json",
                "--tracking", mlflow.url_with_password)  # fmt: skip
@@ -45,7 +46,7 @@ def test_the_same_command_finds_it_all_done(swept: Any, mlflow: Any, run: Any) -
     assert StudyFolder(swept.url).records() == before
 
 
-def test_mlflow_has_params_metrics_and_artifacts(swept: Any, mlflow: Any, s3: Any, tmp_path: Any) -> None:
+def test_mlflow_has_params_metrics_and_artifacts(swept: Swept, mlflow: Mlflow, s3: S3, tmp_path: Any) -> None:
     client = connect(mlflow.url_with_password)
     experiment = client.get_experiment_by_name("bucket")
     assert experiment is not None
@@ -68,7 +69,7 @@ def test_mlflow_has_params_metrics_and_artifacts(swept: Any, mlflow: Any, s3: An
     assert {"detections.parquet", "study.yaml", "front.html", "front.png", "front.json"} <= artifacts
 
 
-def test_optunas_storage_has_every_trial(swept: Any) -> None:
+def test_optunas_storage_has_every_trial(swept: Swept) -> None:
     study = optuna.load_study(study_name=study_name(StudyFolder(swept.url)), storage=swept.optuna_storage)
     trials = study.get_trials()
     assert {trial.user_attrs["name"] for trial in trials} == TRIALS
@@ -81,7 +82,7 @@ def test_optunas_storage_has_every_trial(swept: Any) -> None:
     assert study.user_attrs["complete"]
 
 
-def test_what_was_said_names_the_servers_without_their_passwords(swept: Any, mlflow: Any) -> None:
+def test_what_was_said_names_the_servers_without_their_passwords(swept: Swept, mlflow: Mlflow) -> None:
     said = swept.printed
     assert f'tracking="{redact(mlflow.url_with_password)}"' in said
     assert f'optuna_storage="{redact(swept.optuna_storage)}"' in said
