@@ -28,12 +28,12 @@ CEPH_PORT = 3310  # of the monitor, fixed in the script that starts it
 STUDY = """\
 name: bucket
 title: A sweep that lives in a bucket
-data: {generate: {snippets: 4, val_snippets: 3, frames: 8, size: 64, classes: 2}}
+data: {generate: {snippets: 4, val_snippets: 2, frames: 6, size: 64, classes: 2}}
 preset: tiny
 settings: {iterations: 4, basic_iterations: 2, advanced_iterations: 2, warmup_iterations: 1}
 methods:
   - {method: faster-rcnn}
-  - {method: rdn, knobs: {T: [1, 3], r: [20, 50]}}
+  - {method: rdn, knobs: {T: [1, 3]}}
 accuracy: {bootstrap: 50}
 runtime: {snippets: 1}
 """

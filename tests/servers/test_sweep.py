@@ -17,7 +17,7 @@ from vodbench.tracking.server import connect
 
 pytestmark = pytest.mark.slow
 
-TRIALS = {"faster-rcnn", "rdn T=1 r=20", "rdn T=1 r=50", "rdn T=3 r=20", "rdn T=3 r=50"}
+TRIALS = {"faster-rcnn", "rdn T=1", "rdn T=3"}
 
 
 def test_everything_is_in_the_bucket_and_nothing_on_disk(swept: Swept, s3: S3) -> None:

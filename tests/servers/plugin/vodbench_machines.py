@@ -20,6 +20,7 @@ import fsspec
 import pytest
 
 START_SECONDS = 300.0
+COMMAND_SECONDS = 500.0
 
 
 @dataclass(frozen=True)
@@ -108,10 +109,15 @@ class Swept:
 def vodbench(*words: str, folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
     """The command line as a process of its own, in an otherwise empty folder, with a secret more than it needs."""
     secrets = {"MLFLOW_TRACKING_PASSWORD": "planted-unused-pw", "RAY_TMPDIR": str(folder.parent / "ray")}
-    return subprocess.run(
-        [sys.executable, "-c", "from vodbench.cli import main; main()", *words],
-        cwd=folder, env=os.environ | secrets | variables, capture_output=True, text=True, timeout=580,
-    )  # fmt: skip
+    command = [sys.executable, "-c", "from vodbench.cli import main; main()", *words]
+    environment = os.environ | secrets | variables
+    try:
+        return subprocess.run(
+            command, cwd=folder, env=environment, capture_output=True, text=True, timeout=COMMAND_SECONDS
+        )
+    except subprocess.TimeoutExpired as error:
+        said = b"".join(filter(None, [error.stdout, error.stderr])).decode(errors="replace")  # type: ignore[list-item]
+        pytest.fail(f"vodbench {words[0]} took longer than {COMMAND_SECONDS:.0f} s; it had said: {said[-3000:]}")
 
 
 def free_port() -> int:
