@@ -73,26 +73,13 @@ def test_the_compare_page_names_params_and_metrics(
     page.get_by_text("Comparing 2 Runs from 1 Experiment").wait_for()
     page.screenshot(path=screenshots / "compare.png")
     # The plot's axes: the knob in which they differ, and mAP, without a click.
-    axes = page.locator(".js-plotly-plot .axis-title").all_inner_texts()
+    axes = page.locator(".js-plotly-plot .axis-title").all_text_contents()
     differing = [name for name in ("T", "r") if runs[0].data.params[name] != runs[1].data.params[name]]
     assert axes == [*differing, "map"]
     said = page.locator("body").inner_text()
-    for words in (*(run.info.run_name for run in runs), "map_slow", "runtime_ms", "stage_ms/backbone", "contended"):
-        assert words in said
-    for name in ("T", "r", "K", "method", "preset", "protocol"):
-        page.get_by_role("rowheader", name=name, exact=True).or_(
-            page.get_by_role("cell", name=name, exact=True)
-        ).first.wait_for()
-
-
-def test_the_experiments_page_opens_as_model_training(
-    page: Any, mlflow: Mlflow, experiment: tuple[str, list[Any]], screenshots: Path
-) -> None:
-    number, runs = experiment
-    page.goto(f"{mlflow.url}/#/experiments/{number}/runs")
-    page.get_by_text(runs[0].info.run_name, exact=True).first.wait_for()
-    page.screenshot(path=screenshots / "runs.png")
-    assert "Evaluation runs" not in page.locator("body").inner_text()
+    assert all(run.info.run_name in said for run in runs)
+    names = {"T", "r", "K", "method", "preset", "protocol"} | {"map", "fps", "latency_frames"} | {"contended", "paper"}
+    assert names <= set(said.split())
 
 
 def test_the_report_renders_and_its_front_reacts_to_the_pointer(
