@@ -97,7 +97,7 @@ def _hover(point: Point) -> str:
         f"<b>{point.label}</b> (seed {point.record.seed})",
         f"mAP {a.map:.3f} [{a.low:.3f}, {a.high:.3f}]",
         f"{r.mean_ms:.2f} ms mean, {r.median_ms:.2f} median, {r.p95_ms:.2f} p95, {r.fps:.1f} frames/s",
-        f"latency {'the whole snippet' if r.latency_frames is None else f'{r.latency_frames} frame(s)'}"
+        f"latency {'the whole snippet' if r.latency_frames is None else f'{r.latency_frames} frames'}"
         + (f", {r.gflops:.3g} GFLOPs a frame" if r.gflops is not None else ""),
         f"trial {point.record.fingerprint}",
     ]
