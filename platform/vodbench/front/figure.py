@@ -50,7 +50,9 @@ def front_figure(points: Sequence[Point], published: Sequence[PublishedPoint] = 
     if timed:
         figure.update_xaxes(title=PUBLISHED_RUNTIME_AXIS, row=1, col=2)
         figure.update_yaxes(title="published mAP, IoU 0.5", row=1, col=2)
-    figure.update_layout(title=title, template="plotly_white", height=520, hoverlabel={"align": "left"})
+    hover = {"align": "left", "bgcolor": "white"}  # a method's colour behind text can be too dark for it
+    margin = {"t": 80 if title else 40}
+    figure.update_layout(title=title, template="plotly_white", height=520, hoverlabel=hover, margin=margin)
     return figure
 
 

@@ -17,6 +17,7 @@ from vodbench.evaluation import TruthSet, compare, truth_set
 from vodbench.front.figure import front_figure
 from vodbench.front.points import Point, load_trials, measured_points
 from vodbench.records import TrialRecord
+from vodbench.redaction import redact_line
 from vodbench.report.figures import accuracy_figure, stage_figure
 from vodbench.report.frames import compare_frames
 from vodbench.spec import Dataset
@@ -98,7 +99,13 @@ def _against_baseline(out: str, study: Study, best: Sequence[Point]) -> dict[str
         truth = truth_set(dataset, study.data.val)
         sets = {p.record.fingerprint: _detections(out, p.record) for p in best}
     except UserError as error:
-        return {"differences": [], "frames": [], "missing": str(error), "baseline": best[0], "leader": best[-1]}
+        return {
+            "differences": [],
+            "frames": [],
+            "missing": redact_line(str(error)),
+            "baseline": best[0],
+            "leader": best[-1],
+        }
     baseline, leader = best[0], max(best, key=lambda p: p.accuracy.map)
     frames = []
     if leader is not baseline:
