@@ -98,6 +98,11 @@ class TrialRecord:
                 raise UserError(
                     f"{where}: schema {values.get('schema')!r} is not {SCHEMA}; made by another vodbench version"
                 )
+            detections = values.get("detections")
+            if detections is not None and (detections.startswith("/") or ".." in detections.split("/")):
+                raise UserError(
+                    f"{where}: detections '{detections}' are not inside the study folder; delete the record"
+                )
             accuracy, runtime = values.pop("accuracy", None), values.pop("runtime", None)
             return cls(
                 accuracy=Accuracy(**accuracy) if accuracy else None,

@@ -160,7 +160,10 @@ def test_a_sweep_is_killed_stopped_and_continued(jobs: RayJobs, tmp_path: Path) 
     jobs.submit(NAME, command, files)
     await_calls(tmp_path, 4)
     jobs.stop(NAME)
-    assert jobs.status(NAME).phase is Phase.STOPPED  # type: ignore[union-attr]
+    assert [(job.name, job.phase) for job in jobs.sweeps()] == [
+        (f"{NAME}.1", Phase.FAILED),
+        (f"{NAME}.2", Phase.STOPPED),
+    ]
 
     (tmp_path / "wait").unlink()
     jobs.submit(NAME, command, files)

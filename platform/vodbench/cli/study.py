@@ -126,6 +126,7 @@ def _table(found: Sequence[Gain]) -> Table:
         "by seed",
         "deteriorated frames",
         "a's speed",
+        "a's GFLOPs",
         "key frames",
         "paper",
     )
@@ -140,6 +141,7 @@ def _table(found: Sequence[Gain]) -> Table:
             " ".join(f"{value:+.3f}" for value in gain.every_frame.by_seed),
             "" if gain.deteriorated is None else _shown(gain.deteriorated),
             "" if gain.speed is None else f"{'~' if gain.contended else ''}x {gain.speed:.2f}",
+            "" if gain.operations is None else f"x {gain.operations:.2f}",
             _key_frames(gain),
             "" if gain.paper is None else f"{gain.paper:+.3f}",
         )

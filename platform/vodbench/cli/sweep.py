@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from vodbench.cli.shared import announce, console, example, parse_settings, print_json, revision, warn_of_beginnings
+from vodbench.redaction import redact
 from vodbench.storage import exists, join
 from vodbench.studies import PublishedPoint, Study, load_study, published_points
 
@@ -34,6 +35,9 @@ def command(
     tracking: Annotated[
         str | None, typer.Option(help="MLflow tracking URI; a SQLite file in the study folder when left out.")
     ] = None,
+    optuna_storage: Annotated[
+        str | None, typer.Option(help="Database URL that gets a copy of the trials, for Optuna's dashboard.")
+    ] = None,
     trials: Annotated[int | None, typer.Option(help="At most so many trials; replaces search.trials.")] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="Replace a key of the study: --set settings.iterations=200")
@@ -41,6 +45,7 @@ def command(
     ray: Annotated[str | None, typer.Option(help="Address of a Ray cluster; an embedded Ray when left out.")] = None,
     scale: Annotated[str | None, typer.Option(help="Scale of the study, e.g. small: see 'vodbench studies'.")] = None,
     retry_failed: Annotated[bool, typer.Option(help="Run trials again that have failed before.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No live view: a line for each trial that ended.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object of figures as the last line.")] = False,
 ) -> None:
     """Train, detect, judge and time every trial of a study. The same command continues an interrupted sweep."""
@@ -55,8 +60,10 @@ def command(
             out=out,
             scale=scale,
             tracking=tracking,
+            optuna_storage=optuna_storage,
             ray=ray,
             retry_failed=retry_failed,
+            quiet=quiet,
         )
     )
     if json:
@@ -77,8 +84,10 @@ class Asked:
     out: str | None = None
     scale: str | None = None
     tracking: str | None = None
+    optuna_storage: str | None = None
     ray: str | None = None
     retry_failed: bool = False
+    quiet: bool = False
 
 
 @dataclass(frozen=True)
@@ -119,12 +128,15 @@ def _generated(asked: Asked, study: Study, folder: str) -> str:
     from vodbench.studies import method_spaces
     from vodbench.sweeps.beginnings import check_beginnings
     from vodbench.sweeps.folder import StudyFolder
+    from vodbench.tracking.optuna_study import open_storage
     from vodbench.tracking.server import connect
 
     method_spaces(study)
     published_points(study)
     if asked.tracking is not None:
         connect(asked.tracking)
+    if asked.optuna_storage is not None:
+        open_storage(asked.optuna_storage)
     own = StudyFolder(folder)
     own.check(study)
     if asked.ray is None and not exists(own.study_url):
@@ -141,9 +153,8 @@ def _run(asked: Asked, study: Study, out: str) -> tuple[SweepResult, str]:
     from vodbench.device import pick_device
     from vodbench.sweeps.beginnings import check_beginnings, missing_beginnings
     from vodbench.sweeps.running import plan_sweep, run_sweep
-    from vodbench.tracking.server import redact
 
-    plan = plan_sweep(study, out, tracking_uri=asked.tracking, revision=revision())
+    plan = plan_sweep(study, out, tracking_uri=asked.tracking, optuna_storage=asked.optuna_storage, revision=revision())
     if asked.ray is None:  # the weights that a cluster begins from are on its machines
         check_beginnings(study, plan.context.folder, plan.context.data_fingerprint)
     announce(
@@ -155,7 +166,8 @@ def _run(asked: Asked, study: Study, out: str) -> tuple[SweepResult, str]:
             "preset": study.preset,
             "protocol": study.accuracy.protocol,
             "out": plan.context.folder,
-            "tracking": redact(plan.tracking_uri),
+            "tracking": plan.tracking_uri,
+            **({"optuna_storage": plan.optuna_storage} if plan.optuna_storage else {}),
         },
         seed=study.search.seed,
         device=str(pick_device(study.runtime.device)),
@@ -163,7 +175,7 @@ def _run(asked: Asked, study: Study, out: str) -> tuple[SweepResult, str]:
     )
     warn_of_beginnings(missing_beginnings(study, plan.context.folder, plan.context.data_fingerprint))
     _check_cluster(study, asked.ray)
-    result = run_sweep(plan, console, ray_address=asked.ray, retry_failed=asked.retry_failed)
+    result = run_sweep(plan, console, ray_address=asked.ray, retry_failed=asked.retry_failed, quiet=asked.quiet)
     return result, plan.context.folder
 
 
@@ -215,8 +227,6 @@ def _cells(record: TrialRecord, on_front: bool) -> list[str]:
 
 
 def _closing_lines(result: SweepResult, folder: str) -> None:
-    from vodbench.tracking.server import redact
-
     failed = sum(record.status == "failed" for record in result.records)
     if any(record.runtime and record.runtime.contended for record in result.records):
         console.print("* the device was busy while this was measured")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import shlex
 import tempfile
 import time
@@ -23,6 +24,7 @@ POLL_S = 1.0
 STOP_S = 60.0
 READY_S = 120.0
 NOT_READY = "No available agent"
+_JOB = re.compile(r"vodbench-[-a-z0-9]+\.[0-9]+")
 _PHASES = {
     "PENDING": Phase.STARTING,
     "RUNNING": Phase.RUNNING,
@@ -52,29 +54,30 @@ class RayJobs:
             self._client.list_jobs()  # the version, which is asked first, needs no token
 
     def submit(self, name: str, command: list[str], files: Mapping[str, str]) -> Launched:
-        """Run ``command`` in a folder with these files. A job of that name that has ended is replaced."""
+        """Run ``command`` in a folder with these files, as job ``NAME.1``, ``NAME.2``, ... ``UserError`` while one runs.
+
+        Ray takes an ended job's own id again, but for some seconds gives the new one to the old one's dying supervisor.
+        """
         there = self.status(name)
-        if there is not None:
-            if not there.phase.ended:
-                raise UserError(
-                    f"the study was launched already and is {there.phase.value} as job '{name}'; follow it with "
-                    "'vodbench launch logs', or stop it with 'vodbench launch stop'"
-                )
-            with self._asking():
-                self._client.delete_job(name)
+        if there is not None and not there.phase.ended:
+            raise UserError(
+                f"the study was launched already and is {there.phase.value} as job '{there.name}'; follow it with "
+                "'vodbench launch logs', or stop it with 'vodbench launch stop'"
+            )
+        job = f"{name}.{1 + (_number(there.name) if there else 0)}"
         with tempfile.TemporaryDirectory() as folder:
             for file, text in files.items():
                 (Path(folder) / file).write_text(text, encoding="utf-8")
             with self._asking():
-                self._submit(name, shlex.join(command), folder)
-        return Launched(name, Phase.STARTING)
+                self._submit(job, shlex.join(command), folder)
+        return Launched(job, Phase.STARTING)
 
-    def _submit(self, name: str, entrypoint: str, folder: str) -> None:
+    def _submit(self, job: str, entrypoint: str, folder: str) -> None:
         """A head that has just started answers some seconds before it can take jobs."""
         deadline = time.monotonic() + READY_S
         while True:
             try:
-                self._client.submit_job(entrypoint=entrypoint, submission_id=name, runtime_env={"working_dir": folder})
+                self._client.submit_job(entrypoint=entrypoint, submission_id=job, runtime_env={"working_dir": folder})
                 return
             except RuntimeError as error:
                 if NOT_READY not in str(error) or time.monotonic() > deadline:
@@ -82,13 +85,16 @@ class RayJobs:
             time.sleep(POLL_S)
 
     def status(self, name: str) -> Launched | None:
-        """None when there is no such job."""
-        return next((job for job in self.sweeps() if job.name == name), None)
+        """Of the newest job of that name; None when there is none."""
+        jobs = [job for job in self.sweeps() if job.name.rpartition(".")[0] == name]
+        return max(jobs, key=lambda job: _number(job.name), default=None)
 
     def sweeps(self) -> list[Launched]:
         with self._asking():
-            jobs = [job for job in self._client.list_jobs() if job.submission_id]
-        return [_launched(job) for job in jobs]
+            jobs = [job for job in self._client.list_jobs() if _JOB.fullmatch(job.submission_id or "")]
+        return sorted(
+            (_launched(job) for job in jobs), key=lambda job: (job.name.rpartition(".")[0], _number(job.name))
+        )
 
     def stop(self, name: str) -> None:
         """End the job and wait until it has. What it has finished stays in its folder."""
@@ -98,20 +104,20 @@ class RayJobs:
         if there.phase.ended:
             return
         with self._asking():
-            self._client.stop_job(name)
+            self._client.stop_job(there.name)
         deadline = time.monotonic() + STOP_S
         while not self._known(name).phase.ended:
             if time.monotonic() > deadline:
-                raise UserError(f"job '{name}' still runs {STOP_S:.0f} s after it was asked to stop; try again")
+                raise UserError(f"job '{there.name}' still runs {STOP_S:.0f} s after it was asked to stop; try again")
             time.sleep(POLL_S)
 
     def follow(self, name: str, say: Say, write: Say) -> Launched:
-        """Write the job's log as it grows, until it ends."""
+        """Write the newest job's log as it grows, until it ends."""
         passed, before = 0, ""
         while True:
             state = self._known(name)  # before the log: what a job wrote last is there when it has ended
             with self._asking():
-                text = self._client.get_job_logs(name)
+                text = self._client.get_job_logs(state.name)
             write(text[passed:])
             passed = len(text)
             if state.line() != before:
@@ -122,7 +128,10 @@ class RayJobs:
             time.sleep(POLL_S)
 
     def _known(self, name: str) -> Launched:
-        return self.status(name) or Launched(name, Phase.STOPPED, "it was deleted")
+        found = self.status(name)
+        if found is None:
+            raise UserError(f"the job of sweep '{name}' was deleted at '{self.address}'; launch it again")
+        return found
 
     @contextmanager
     def _asking(self) -> Iterator[None]:
@@ -154,6 +163,10 @@ def _token_headers() -> dict[str, str]:
         except OSError as error:
             raise UserError(f"RAY_AUTH_TOKEN_PATH '{file}' cannot be read ({error.strerror}); correct it") from None
     return {"Authorization": f"Bearer {token}"} if token else {}
+
+
+def _number(job: str) -> int:
+    return int(job.rpartition(".")[2])
 
 
 def _launched(job: Any) -> Launched:

@@ -23,7 +23,8 @@ from vodbench.sweeps.platform_steps import PlatformSteps
 from vodbench.sweeps.progress import SweepProgress
 from vodbench.sweeps.steps import Steps, TrialContext, TrialJob
 from vodbench.sweeps.trial import reason_of
-from vodbench.tracking.recorder import Recorder
+from vodbench.tracking.optuna_study import open_storage
+from vodbench.tracking.recorder import OPTUNA_STUDY, Recorder
 from vodbench.tracking.server import connect, default_uri
 
 
@@ -45,6 +46,7 @@ class SweepPlan:
     context: TrialContext
     tracking_uri: str
     steps: Steps
+    optuna_storage: str | None = None  # where a copy of the trials goes for Optuna's dashboard
 
 
 def plan_sweep(
@@ -52,6 +54,7 @@ def plan_sweep(
     out: str,
     *,
     tracking_uri: str | None = None,
+    optuna_storage: str | None = None,
     revision: str = "",
     steps: Steps | None = None,
 ) -> SweepPlan:
@@ -67,16 +70,26 @@ def plan_sweep(
         dataset.snippets(split)
     if tracking_uri is not None:
         connect(tracking_uri)
+    if optuna_storage is not None:
+        open_storage(optuna_storage)
     context = TrialContext(study, source, dataset.fingerprint, _absolute(out), revision)
     if study.search.sampler == "grid":
         grid_jobs(context, steps)
-    return SweepPlan(context, tracking_uri or _local_tracking(out), steps)
+    return SweepPlan(context, tracking_uri or _local_tracking(out), steps, optuna_storage)
 
 
 def run_sweep(
-    plan: SweepPlan, console: Console, *, ray_address: str | None = None, retry_failed: bool = False
+    plan: SweepPlan,
+    console: Console,
+    *,
+    ray_address: str | None = None,
+    retry_failed: bool = False,
+    quiet: bool = False,
 ) -> SweepResult:
-    """Run what is not on disk yet and record it in MLflow. ``UserError`` when the folder belongs to another study."""
+    """Run what is not on disk yet and record it in MLflow. ``UserError`` when the folder belongs to another study.
+
+    ``quiet``: a line for each trial that ended, and no live view.
+    """
     context = plan.context
     folder = StudyFolder(context.folder)
     with folder.lock():
@@ -84,12 +97,15 @@ def run_sweep(
         if retry_failed:
             _forget_failed(folder)
         known = folder.records()
-        recorder = Recorder(
-            plan.tracking_uri, folder, lambda text: console.print(f"[yellow]warning:[/] {escape(text)}")
-        )
+        recorders = _recorders(plan, folder, lambda text: console.print(f"[yellow]warning:[/] {escape(text)}"))
+
+        def deliver(record: TrialRecord) -> None:
+            for recorder in recorders:
+                recorder.deliver(record)
+
         complete = False
         try:
-            _run_missing(plan, known, recorder.deliver, console, ray_address)
+            _run_missing(plan, known, deliver, console, ray_address, quiet)
             complete = True
         except KeyboardInterrupt:
             console.print("interrupted; the same command continues where this one stopped")
@@ -101,8 +117,16 @@ def run_sweep(
                 if any(record.status == "complete" for record in records):
                     draw_front(context.folder)
             finally:
-                tracked = recorder.finish(records, complete=complete)
+                tracked, *_ = [recorder.finish(records, complete=complete) for recorder in recorders]
     return SweepResult(records, pareto_front(records), len(records) - len(known), tracked, plan.tracking_uri)
+
+
+def _recorders(plan: SweepPlan, folder: StudyFolder, warn: Callable[[str], None]) -> list[Recorder]:
+    """MLflow's, and that of Optuna's storage where there is one."""
+    recorders = [Recorder(plan.tracking_uri, folder, warn)]
+    if plan.optuna_storage is not None:
+        recorders.append(Recorder(plan.optuna_storage, folder, warn, OPTUNA_STUDY))
+    return recorders
 
 
 def _run_missing(
@@ -111,6 +135,7 @@ def _run_missing(
     deliver: Callable[[TrialRecord], None],
     console: Console,
     ray_address: str | None,
+    quiet: bool,
 ) -> None:
     # Ray and Optuna take seconds to import: what can be wrong is said before.
     from vodbench.sweeps.search import ListSearch, StudySearch
@@ -129,7 +154,7 @@ def _run_missing(
     if done >= total:
         return
     start_ray(ray_address)
-    with SweepProgress(console, total, done) as progress:
+    with SweepProgress(console, total, done, known=known.values(), quiet=quiet) as progress:
         if isinstance(search, ListSearch) and context.study.workers.concurrent_trials == 1:
             _prepare(plan, missing, progress)
 

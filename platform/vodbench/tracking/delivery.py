@@ -90,11 +90,15 @@ class Delivery:
 
             # Two sweeps may begin at once: the loser of the race takes the winner's experiment.
             with suppress(MlflowException):
-                self._client.create_experiment(name, artifact_location=location)
+                self._client.create_experiment(name, artifact_location=location, tags=self._experiment_tags())
             found = self._client.get_experiment_by_name(name)
         if found is None or found.lifecycle_stage != "active":
             raise UserError(f"MLflow experiment '{name}' is deleted there; restore it, or give the study another name")
         return str(found.experiment_id)
+
+    def _experiment_tags(self) -> dict[str, str]:
+        """Its description, and its kind: without one, MLflow's pages may take it for a study of language models."""
+        return {"mlflow.note.content": self._study.title, "mlflow.experimentKind": "custom_model_development"}
 
     def _find_parent(self) -> str:
         mine = f"tags.`{content.SWEEP_TAG}` = '{self._identity.id}' and tags.`vodbench.role` = 'sweep'"

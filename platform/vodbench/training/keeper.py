@@ -18,6 +18,7 @@ from typing import Any
 
 from vodbench.checkpoints import checkpoint_url, pack, unpack
 from vodbench.errors import UserError
+from vodbench.redaction import redact
 from vodbench.storage import exists, filesystem, join, read_bytes, read_text, remove_torn, write_bytes, write_text
 
 FORMAT = "vodbench-partial"
@@ -109,8 +110,8 @@ class ProgressFile:
 
     def fail(self, error: Exception) -> None:
         """Record an error that a retry would only repeat."""
-        values = {"kind": type(error).__name__, "message": str(error)}
-        self._write("failure.json", {**values, "traceback": "".join(traceback.format_exception(error))})
+        values = {"kind": type(error).__name__, "message": redact(str(error))}
+        self._write("failure.json", {**values, "traceback": redact("".join(traceback.format_exception(error)))})
 
     def failure(self) -> dict[str, Any] | None:
         """What a worker of this attempt gave up with: ``kind``, ``message``, ``traceback``."""
