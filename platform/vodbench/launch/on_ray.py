@@ -56,7 +56,8 @@ class RayJobs:
     def submit(self, name: str, command: list[str], files: Mapping[str, str]) -> Launched:
         """Run ``command`` in a folder with these files, as job ``NAME.1``, ``NAME.2``, ... ``UserError`` while one runs.
 
-        Ray takes an ended job's own id again, but for some seconds gives the new one to the old one's dying supervisor.
+        An ended job's own id could be taken again, but for some seconds Ray gives such a job to the supervisor of the
+        one before, which is about to end.
         """
         there = self.status(name)
         if there is not None and not there.phase.ended:
