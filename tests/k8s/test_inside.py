@@ -7,6 +7,7 @@ from typing import Any
 import fsspec
 import pytest
 
+import vodbench.sweeps.running  # noqa: F401  # before ``connect`` is replaced: it keeps the one that it finds
 from vodbench.errors import UserError
 from vodbench.launch.inside import check_here
 from vodbench.studies import Study, parse_study

@@ -54,7 +54,7 @@ class RayJobs:
             self._client.list_jobs()  # the version, which is asked first, needs no token
 
     def submit(self, name: str, command: list[str], files: Mapping[str, str]) -> Launched:
-        """Run ``command`` in a folder with these files, as job ``NAME.1``, ``NAME.2``, ... ``UserError`` while one runs.
+        """Run ``command`` in a folder with these files, as job NAME.1, NAME.2 and so on; ``UserError`` while one runs.
 
         An ended job's own id could be taken again, but for some seconds Ray gives such a job to the supervisor of the
         one before, which is about to end.
