@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from k8s_rules import pods
 
 from vodbench.errors import UserError
 from vodbench.launch import sizes as sizing
-from vodbench.launch.manifests import MAX_NAME, job_name
+from vodbench.launch.manifests import MAX_NAME, check_pod, job_name, ray_job
 from vodbench.launch.settings import Cluster, Gpu, load_cluster
 from vodbench.launch.sizes import Sizes, sizes_of
 from vodbench.studies import Study, parse_study
@@ -118,6 +119,15 @@ def test_settings_are_strict(changes: dict[str, Any], expected: str) -> None:
         load_cluster(None, {**MINIMAL, **changes})
     assert expected in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+def test_the_registrys_secret_and_the_priority_reach_every_pod() -> None:
+    settings = load_cluster(None, {**MINIMAL, "pull_secret": "registry", "priority_class": "batch"})
+    job = ray_job(study(), settings, sizes_of(study(), settings))
+    found = [pod["spec"] for _, pod in pods(job)]
+    assert len(found) == 3
+    for spec in [*found, check_pod(study(), settings)["spec"]]:
+        assert (spec["imagePullSecrets"], spec["priorityClassName"]) == ([{"name": "registry"}], "batch")
 
 
 def test_images_may_name_a_registry_with_a_port_or_a_digest() -> None:

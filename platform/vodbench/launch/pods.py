@@ -151,6 +151,8 @@ def _pod(
     # Autoscaler v2 replaces pods itself: one that were restarted in place would be a node that it does not know.
     if restart or cluster.queue is None:
         spec["restartPolicy"] = restart or "Never"
+    if cluster.pull_secret is not None:
+        spec["imagePullSecrets"] = [{"name": cluster.pull_secret}]
     if cluster.priority_class is not None:
         spec["priorityClassName"] = cluster.priority_class
     return {"metadata": {"labels": labels("ray", study)}, "spec": spec}

@@ -89,7 +89,8 @@ class Cluster(Place):
     ``ray_version``: that of the image. ``gpu``: null for CPU workers. ``queue``: a LocalQueue of Kueue, which then
     admits the whole sweep or lets it wait; no autoscaling then. ``memory_gib``: of one worker process (one GPU), its
     shared memory (``shm_gib``) included. ``max_hours``, ``start_minutes``: when a sweep, or its start, is given up.
-    ``keep_minutes``: how long the cluster of an ended sweep stays, to be looked at. ``retries``: of the whole cluster.
+    ``pull_secret``: of the image's registry. ``keep_minutes``: how long the cluster of an ended sweep stays, to be
+    looked at. ``retries``: of the whole cluster.
     """
 
     image: str = Field(pattern=r"^[^\s:@]+(:\d+/[^\s:@]+)?(:[\w][\w.-]{0,127})?(@sha256:[0-9a-f]{64})?$")
@@ -100,6 +101,7 @@ class Cluster(Place):
     secrets: Secrets = Secrets()
     queue: str | None = Field(default=None, pattern=DNS_LABEL)
     priority_class: str | None = None
+    pull_secret: str | None = Field(default=None, pattern=DNS_LABEL)
     head_cpus: int = Field(default=4, ge=1)
     head_memory_gib: int = Field(default=16, ge=2)
     memory_gib: int = Field(default=24, ge=2)
