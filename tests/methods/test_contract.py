@@ -374,7 +374,7 @@ def test_kept_features_change_no_detection(
     assert kept is not None, f"{spec.name}: the return annotation of 'encode' is no dataclass that can be kept"
     assert not kept.has(config)
     plain, made, taken = (
-        detect_snippet(method, [config, config], frames, device, cache)
+        detect_snippet(method, [config, config], frames, device, kept=cache)
         for frames, cache in ((images, None), (images, kept), ((), kept))
     )
     assert kept.has(config)

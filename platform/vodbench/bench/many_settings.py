@@ -105,7 +105,7 @@ class _Bench:
     def detected(
         self, configs: Sequence[MethodConfig], images: Iterable[Image], kept: KeptFeatures | None = None
     ) -> list[SnippetResult]:
-        return detect_snippet(self.method, configs, images, self.device, kept)
+        return detect_snippet(self.method, configs, images, self.device, kept=kept)
 
     def evaluated(self, configs: Sequence[MethodConfig], kept: KeptFeatures | None = None) -> list[SnippetResult]:
         """What a trial does between training and runtime."""

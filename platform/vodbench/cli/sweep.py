@@ -44,6 +44,7 @@ def command(
         str | None, typer.Option(help="Where features are kept between trials: a folder or URL, or 'off'.")
     ] = None,
     retry_failed: Annotated[bool, typer.Option(help="Run trials again that have failed before.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No live view: a line for each trial that ended.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object of figures as the last line.")] = False,
 ) -> None:
     """Train, detect, judge and time every trial of a study. The same command continues an interrupted sweep."""
@@ -62,6 +63,7 @@ def command(
             tracking=tracking,
             ray=ray,
             retry_failed=retry_failed,
+            quiet=quiet,
         )
     )
     if json:
@@ -84,6 +86,7 @@ class Asked:
     tracking: str | None = None
     ray: str | None = None
     retry_failed: bool = False
+    quiet: bool = False
 
 
 @dataclass(frozen=True)
@@ -168,7 +171,7 @@ def _run(asked: Asked, study: Study, out: str) -> tuple[SweepResult, str]:
     )
     warn_of_beginnings(missing_beginnings(study, plan.context.folder, plan.context.data_fingerprint))
     _check_cluster(study, asked.ray)
-    result = run_sweep(plan, console, ray_address=asked.ray, retry_failed=asked.retry_failed)
+    result = run_sweep(plan, console, ray_address=asked.ray, retry_failed=asked.retry_failed, quiet=asked.quiet)
     return result, plan.context.folder
 
 

@@ -25,7 +25,7 @@ from vodbench.features.settings import CacheSettings
 from vodbench.features.store import FeatureStore, open_store
 from vodbench.fingerprint import fingerprint
 from vodbench.knobs import MethodConfig
-from vodbench.spec import EncodedStream, FrameEncoder, Method, SnippetInfo
+from vodbench.spec import EncodedStream, FrameEncoder, GuidedMethod, Method, SnippetInfo
 
 SCHEMA = 1  # raised when entries of earlier versions must not be used
 
@@ -146,8 +146,10 @@ def kept_features(
 def shares_frames(method: Method, config: MethodConfig) -> bool:
     """Whether this configuration's stream takes frames that were encoded for another.
 
-    A method that inherits an encoder may have streams of another kind, which see images only.
+    A method that inherits an encoder may have streams of another kind, which see images only, or annotations too.
     """
+    if isinstance(method, GuidedMethod) and method.guided(config):
+        return False
     return isinstance(method, FrameEncoder) and isinstance(method.stream(config), EncodedStream)
 
 

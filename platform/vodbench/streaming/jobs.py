@@ -16,7 +16,7 @@ from vodbench.features.sharing import KeptFeatures, kept_features
 from vodbench.knobs import MethodConfig
 from vodbench.prefetch import prefetch
 from vodbench.reading import FRAMES_AHEAD, DecodedFrame, decoded, decoded_frames, read_frames
-from vodbench.spec import Dataset, Detections, Frame, Image, SnippetInfo
+from vodbench.spec import Dataset, Detections, Frame, Image, SnippetInfo, Truth
 from vodbench.streaming.caches import cached_dataset, cached_method
 from vodbench.streaming.parts import BAD_FRAMES, finished, part_url
 from vodbench.streaming.snippet import SnippetError, SnippetResult, detect_snippet
@@ -134,7 +134,7 @@ def _detect(job: Job, taken: _Taken) -> None:
     method = cached_method(job.checkpoint_url, str(device))
     with working():
         try:
-            results = detect_snippet(method, job.configs, taken.images(), device, _kept(job))
+            results = detect_snippet(method, job.configs, taken.images(), device, taken.truth, _kept(job))
         except SnippetError as error:
             name = job.settings[0].provenance.get("method", "method")
             raise SnippetError(f"{name}, snippet '{job.snippet.id}', {error}") from error
@@ -147,6 +147,7 @@ class _Taken:
 
     def __init__(self, job: Job, ready: Iterator[DecodedFrame]) -> None:
         self._job, self._ready = job, ready
+        self._truth = Truth.empty()
         self._good: list[int] | None = None  # None while nobody has asked for images
         self.bad: list[DecodedFrame] = []
 
@@ -162,6 +163,7 @@ class _Taken:
                 self.bad.append(frame)
                 continue
             self._good.append(frame.index)
+            self._truth = frame.truth
             yield frame.pixels()
 
     def pass_over(self) -> None:
@@ -177,6 +179,10 @@ class _Taken:
                 f"asked for {snippet.id}/{index}, got {frame.snippet}/{frame.index}"
             )
             yield frame
+
+    def truth(self) -> Truth:
+        """The annotation of the image that was drawn last."""
+        return self._truth
 
 
 def _keep(snippet: SnippetInfo, setting: Setting, result: SnippetResult, taken: _Taken) -> None:

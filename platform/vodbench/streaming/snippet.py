@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -13,7 +13,17 @@ from vodbench.errors import UserError
 from vodbench.features.sharing import KeptFeatures
 from vodbench.fingerprint import fingerprint
 from vodbench.knobs import MethodConfig
-from vodbench.spec import Detections, EncodedStream, FrameEncoder, Image, Method, Stream
+from vodbench.spec import (
+    Detections,
+    EncodedStream,
+    FrameEncoder,
+    GuidedMethod,
+    GuidedStream,
+    Image,
+    Method,
+    Stream,
+    Truth,
+)
 from vodbench.timing.attribution import frame_costs
 from vodbench.timing.clock import StageClock
 
@@ -37,6 +47,7 @@ def detect_snippet(
     configs: Sequence[MethodConfig],
     images: Iterable[Image],
     device: torch.device | None = None,
+    truth: Callable[[], Truth] | None = None,
     kept: KeptFeatures | None = None,
 ) -> list[SnippetResult]:
     """Stream one snippet, once for all configurations: each gets what it would get alone.
@@ -49,6 +60,7 @@ def detect_snippet(
         method: in evaluation mode, on ``device``.
         configs: may differ from the method's own in inference knobs.
         images: (H, W, 3) uint8 RGB, in order; drawn one at a time, and not at all where every encoding is kept.
+        truth: the annotation of the image drawn last, for configurations that look at it (``GuidedMethod``).
 
     Raises:
         SnippetError: from what the method raised, naming the frame it was given last.
@@ -58,7 +70,7 @@ def detect_snippet(
     taken = 0
     with torch.inference_mode(), ExitStack() as stack:
         try:
-            passes = [_Pass(method, config, device) for config in configs]
+            passes = [_started(method, config, device, truth) for config in configs]
             groups = [
                 _Alone(members[0]) if need is None else _Sharing(method, members, device, kept, stack)
                 for need, members in _by_need(method, passes)
@@ -79,6 +91,30 @@ def detect_snippet(
     return [each.result() for each in passes]
 
 
+def _started(
+    method: Method, config: MethodConfig, device: torch.device | None, truth: Callable[[], Truth] | None
+) -> _Pass:
+    clock = StageClock(device)
+    if truth is not None and isinstance(method, GuidedMethod) and method.guided(config):
+        stream: Stream = _Annotated(method.guided_stream(config, clock), truth)
+    else:
+        stream = method.stream(config, clock)
+    return _Pass(type(method).__name__, config, stream, clock)
+
+
+class _Annotated:
+    """A guided stream as a stream of images."""
+
+    def __init__(self, stream: GuidedStream, truth: Callable[[], Truth]) -> None:
+        self._stream, self._truth = stream, truth
+
+    def push(self, image: Image) -> list[Detections]:
+        return self._stream.push_annotated(image, self._truth())
+
+    def close(self) -> list[Detections]:
+        return self._stream.close()
+
+
 def _wanted(groups: Sequence[_Group], images: Iterable[Image]) -> Iterable[Image | None]:
     """The images, or as many times None when nobody looks at them."""
     numbers = [group.num_recorded for group in groups]
@@ -88,11 +124,9 @@ def _wanted(groups: Sequence[_Group], images: Iterable[Image]) -> Iterable[Image
 class _Pass:
     """The stream of one configuration, and what came out of it so far."""
 
-    def __init__(self, method: Method, config: MethodConfig, device: torch.device | None) -> None:
-        self.config = config
-        self._name = type(method).__name__
-        self._clock = StageClock(device)
-        self.stream: Stream = method.stream(config, self._clock)
+    def __init__(self, name: str, config: MethodConfig, stream: Stream, clock: StageClock) -> None:
+        self.config, self.stream = config, stream
+        self._name, self._clock = name, clock
         self._found: list[Detections] = []
         self._returned: list[int] = []
         self._times: list[StageTimes] = []

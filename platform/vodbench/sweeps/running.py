@@ -76,9 +76,17 @@ def plan_sweep(
 
 
 def run_sweep(
-    plan: SweepPlan, console: Console, *, ray_address: str | None = None, retry_failed: bool = False
+    plan: SweepPlan,
+    console: Console,
+    *,
+    ray_address: str | None = None,
+    retry_failed: bool = False,
+    quiet: bool = False,
 ) -> SweepResult:
-    """Run what is not on disk yet and record it in MLflow. ``UserError`` when the folder belongs to another study."""
+    """Run what is not on disk yet and record it in MLflow. ``UserError`` when the folder belongs to another study.
+
+    ``quiet``: a line for each trial that ended, and no live view.
+    """
     context = plan.context
     folder = StudyFolder(context.folder)
     with folder.lock():
@@ -91,7 +99,7 @@ def run_sweep(
         )
         complete = False
         try:
-            _run_missing(plan, known, recorder.deliver, console, ray_address)
+            _run_missing(plan, known, recorder.deliver, console, ray_address, quiet)
             complete = True
         except KeyboardInterrupt:
             console.print("interrupted; the same command continues where this one stopped")
@@ -113,6 +121,7 @@ def _run_missing(
     deliver: Callable[[TrialRecord], None],
     console: Console,
     ray_address: str | None,
+    quiet: bool,
 ) -> None:
     # Ray and Optuna take seconds to import: what can be wrong is said before.
     from vodbench.sweeps.search import ListSearch, StudySearch
@@ -131,7 +140,7 @@ def _run_missing(
     if done >= total:
         return
     start_ray(ray_address)
-    with SweepProgress(console, total, done) as progress:
+    with SweepProgress(console, total, done, known=known.values(), quiet=quiet) as progress:
         if isinstance(search, ListSearch) and context.study.workers.concurrent_trials == 1:
             _prepare(plan, missing, progress)
 
