@@ -142,6 +142,16 @@ def test_a_heartbeat_that_stopped_frees_the_claim_and_a_fresh_one_does_not(tmp_p
 
 
 @pytest.mark.usefixtures("quick")
+def test_an_object_tidied_up_between_two_looks_is_no_holder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fs, folder = fsspec.filesystem("memory"), f"/{tmp_path.name}/claim"
+    candidate = claims._Candidate(fs, folder)
+    monkeypatch.setattr(candidate, "_numbers", lambda: [4])  # listed, and gone before it is read
+    assert candidate.acquire()
+    candidate.release()
+    assert json.loads(fs.cat_file(f"{folder}/000005"))["released"]
+
+
+@pytest.mark.usefixtures("quick")
 def test_only_one_of_many_takes_over(tmp_path: Path) -> None:
     memory = f"{tmp_path.name}/claim"
     fs = fsspec.filesystem("memory")

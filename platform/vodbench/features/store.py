@@ -24,6 +24,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import datetime
+from functools import lru_cache
 from typing import IO, Any
 
 from fsspec.implementations.local import LocalFileSystem
@@ -72,7 +74,8 @@ class FeatureStore(ABC):
         return posixpath.join(self.root, name + SUFFIX)
 
     @abstractmethod
-    def has(self, name: str) -> bool: ...
+    def has(self, name: str) -> bool:
+        """Whether it is there, or was when this was first asked about its folder; ``fetched`` looks again."""
 
     @abstractmethod
     def fetched(self, name: str) -> contextlib.AbstractContextManager[str | None]:
@@ -113,8 +116,9 @@ class FeatureStore(ABC):
         return True
 
 
+@lru_cache(maxsize=8)
 def open_store(settings: CacheSettings) -> FeatureStore:
-    """The store of that URL; ``UserError`` when it cannot be reached."""
+    """The store as one pass sees it."""
     fs, _ = filesystem(settings.url)
     return LocalStore(settings) if isinstance(fs, LocalFileSystem) else RemoteStore(settings)
 
@@ -236,10 +240,24 @@ def _free_bytes(where: str) -> int:
 class RemoteStore(FeatureStore):
     """Objects of any fsspec file system, brought to a local file to be read."""
 
+    def __init__(self, settings: CacheSettings) -> None:
+        super().__init__(settings)
+        self._listed: dict[str, set[str]] = {}  # by folder, once a pass: a request for each snippet would take longer
+
     def has(self, name: str) -> bool:
-        self.fs.invalidate_cache()
-        with reaching(self.url):
-            return bool(self.fs.exists(self.path(name)))
+        path = self.path(name)
+        folder = posixpath.dirname(path)
+        if folder not in self._listed:
+            self._listed[folder] = self._names(folder)
+        return posixpath.basename(path) in self._listed[folder]
+
+    def _names(self, folder: str) -> set[str]:
+        self.fs.invalidate_cache()  # others write here, too
+        try:
+            with reaching(self.url):
+                return {path.rpartition("/")[2] for path in self.fs.ls(folder, detail=False)}
+        except FileNotFoundError:
+            return set()
 
     @contextmanager
     def fetched(self, name: str) -> Iterator[str | None]:
@@ -297,8 +315,6 @@ def _modified(info: dict[str, Any]) -> float:
         if isinstance(date, (int, float)):
             return float(date)
         if isinstance(date, str):
-            from datetime import datetime
-
             date = datetime.fromisoformat(date)
         if date is not None:
             return float(date.timestamp())

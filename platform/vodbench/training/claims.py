@@ -107,7 +107,7 @@ class _Candidate:
             return False
         self._ended.wait(SETTLE_S)  # let a competitor's write land, where the store let it pass
         held = self._content(number + 1)
-        if held is None or json.loads(held)["owner"] != self._owner:
+        if _values(held).get("owner") != self._owner:
             return False
         self._number = number + 1
         self._thread = threading.Thread(target=self._beat, name="vodbench-claim", daemon=True)
@@ -138,7 +138,7 @@ class _Candidate:
     def _lives(self, number: int) -> bool:
         """Whether that holder was seen to change within ``STALE_S``, or is seen for the first time."""
         content = self._content(number)
-        if content is None or json.loads(content)["released"]:
+        if content is None or _values(content).get("released"):
             return False
         if self._seen != (number, content):
             self._seen, self._since = (number, content), time.monotonic()
@@ -166,3 +166,12 @@ class _Candidate:
 
     def _path(self, number: int) -> str:
         return posixpath.join(self._folder, f"{number:06d}")
+
+
+def _values(content: bytes | None) -> dict[str, Any]:
+    """What an object says; nothing where it is absent or, on a store that writes in place, half written."""
+    try:
+        values = json.loads(content or b"")
+    except ValueError:
+        return {}
+    return values if isinstance(values, dict) else {}
