@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -113,6 +114,10 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(claims, name, seconds)
 
 
+def candidate(folder: str, finished: bool = False) -> claims._Candidate:
+    return claims._Candidate(fsspec.filesystem("memory"), folder, lambda: finished)
+
+
 def holder(url: str) -> dict[str, Any]:
     """What the object of the highest number says."""
     fs, folder = fsspec.core.url_to_fs(url)
@@ -131,7 +136,7 @@ def test_a_heartbeat_that_stopped_frees_the_claim_and_a_fresh_one_does_not(tmp_p
         assert time.monotonic() - started >= 0.5
         taken = holder(memory)
         assert taken["owner"] != "dead"
-        rival = claims._Candidate(fsspec.filesystem("memory"), memory.removeprefix("memory:/"))
+        rival = candidate(memory.removeprefix("memory:/"))
         deadline = time.monotonic() + PATIENCE_S
         # Renewed for longer than STALE_S: a heartbeat keeps it.
         while holder(memory)["beat"] < taken["beat"] + 20 and time.monotonic() < deadline:
@@ -144,11 +149,35 @@ def test_a_heartbeat_that_stopped_frees_the_claim_and_a_fresh_one_does_not(tmp_p
 @pytest.mark.usefixtures("quick")
 def test_an_object_tidied_up_between_two_looks_is_no_holder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fs, folder = fsspec.filesystem("memory"), f"/{tmp_path.name}/claim"
-    candidate = claims._Candidate(fs, folder)
-    monkeypatch.setattr(candidate, "_numbers", lambda: [4])  # listed, and gone before it is read
-    assert candidate.acquire()
-    candidate.release()
+    latest = candidate(folder)
+    monkeypatch.setattr(latest, "_numbers", lambda: [4])  # listed, and gone before it is read
+    assert latest.acquire()
+    latest.release()
     assert json.loads(fs.cat_file(f"{folder}/000005"))["released"]
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("code", ["EIO", "EINVAL"])
+def test_a_store_says_in_its_own_way_that_somebody_was_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str
+) -> None:
+    """Gateways answer a failed condition with 409 or 412, which become any ``OSError``; a store that is down, too."""
+    fs, folder = fsspec.filesystem("memory"), f"/{tmp_path.name}/claim"
+    winner, loser = candidate(folder), candidate(folder)
+    assert winner.acquire()
+    monkeypatch.setattr(loser, "_numbers", list)  # it had looked before
+    write = type(fs).pipe_file
+
+    def refuse(self: Any, path: str, value: bytes, mode: str = "overwrite") -> None:
+        if mode == "create":
+            raise OSError(getattr(errno, code), "PreconditionFailed")
+        write(self, path, value)
+
+    monkeypatch.setattr(type(fs), "pipe_file", refuse)
+    assert not loser.acquire()
+    winner.release()
+    with pytest.raises(OSError, match="PreconditionFailed"):
+        candidate(f"{folder}-of-another").acquire()
 
 
 @pytest.mark.usefixtures("quick")
@@ -157,7 +186,7 @@ def test_only_one_of_many_takes_over(tmp_path: Path) -> None:
     fs = fsspec.filesystem("memory")
     fs.makedirs(f"/{memory}")
     fs.pipe_file(f"/{memory}/000001", json.dumps({"owner": "gone", "beat": 1, "released": True}).encode())
-    rivals = [claims._Candidate(fs, f"/{memory}") for _ in range(8)]
+    rivals = [candidate(f"/{memory}") for _ in range(8)]
     took: list[bool] = []
     start = threading.Barrier(len(rivals))
 
@@ -184,7 +213,7 @@ def test_a_store_that_ignores_conditions_has_one_holder_all_the_same(
     fs, folder = fsspec.filesystem("memory"), f"/{tmp_path.name}/claim"
     write = type(fs).pipe_file
     monkeypatch.setattr(type(fs), "pipe_file", lambda self, path, value, mode="": write(self, path, value))
-    first, second = (claims._Candidate(fs, folder) for _ in range(2))
+    first, second = (candidate(folder) for _ in range(2))
     monkeypatch.setattr(claims, "SETTLE_S", 1.0)
     took: list[bool] = []
     thread = threading.Thread(target=lambda: took.append(first.acquire()))
@@ -257,4 +286,4 @@ def test_a_killed_holder_on_a_store_is_followed_by_one_successor(
         thread.join(timeout=PATIENCE_S)
         assert not thread.is_alive()
     assert len(held_by) == 1
-    assert os.listdir(url) == ["000002"]
+    assert os.listdir(url) == []  # the work is done: nobody will ask again

@@ -44,7 +44,7 @@ def claim(url: str, finished: Callable[[], bool], poll_s: float = POLL_S) -> Ite
     Yields True when the claim is held, and False when ``finished()`` became true: somebody else did the work.
     """
     fs, path = filesystem(url)
-    hold = _lock_file(path) if isinstance(fs, LocalFileSystem) else _heartbeat(fs, path)
+    hold = _lock_file(path) if isinstance(fs, LocalFileSystem) else _heartbeat(fs, path, finished)
     with hold as acquire:
         while not finished():
             if acquire():
@@ -75,8 +75,8 @@ def _lock_file(path: str) -> Iterator[Callable[[], bool]]:
 
 
 @contextmanager
-def _heartbeat(fs: Any, folder: str) -> Iterator[Callable[[], bool]]:
-    candidate = _Candidate(fs, folder)
+def _heartbeat(fs: Any, folder: str, finished: Callable[[], bool]) -> Iterator[Callable[[], bool]]:
+    candidate = _Candidate(fs, folder, finished)
     try:
         yield candidate.acquire
     finally:
@@ -86,8 +86,9 @@ def _heartbeat(fs: Any, folder: str) -> Iterator[Callable[[], bool]]:
 class _Candidate:
     """One process that wants the claim, or has it."""
 
-    def __init__(self, fs: Any, folder: str) -> None:
-        self._fs, self._folder, self._owner = fs, folder, uuid.uuid4().hex
+    def __init__(self, fs: Any, folder: str, finished: Callable[[], bool]) -> None:
+        self._fs, self._folder, self._finished = fs, folder, finished
+        self._owner = uuid.uuid4().hex
         self._number = 0  # of the object that is ours; 0: none
         self._beats = 0
         self._seen: tuple[int, bytes] | None = None  # the holder as it was when it last changed,
@@ -103,11 +104,14 @@ class _Candidate:
         try:
             self._fs.makedirs(self._folder, exist_ok=True)
             self._fs.pipe_file(self._path(number + 1), self._sign(), mode="create")
-        except FileExistsError:
-            return False
+        except OSError:  # FileExistsError, or whatever a store makes of 409 and 412: what counts is who is there now
+            owner = _values(self._content(number + 1)).get("owner")
+            if owner is None:
+                raise
+            if owner != self._owner:
+                return False
         self._ended.wait(SETTLE_S)  # let a competitor's write land, where the store let it pass
-        held = self._content(number + 1)
-        if _values(held).get("owner") != self._owner:
+        if _values(self._content(number + 1)).get("owner") != self._owner:
             return False
         self._number = number + 1
         self._thread = threading.Thread(target=self._beat, name="vodbench-claim", daemon=True)
@@ -115,25 +119,33 @@ class _Candidate:
         return True
 
     def release(self) -> None:
-        """Give the claim back. Its object stays, so that numbers only rise; those of earlier holders go."""
+        """Give the claim back. While there is work left its object stays, so that numbers only rise."""
         self._ended.set()
         if self._thread is None:
             return
         self._thread.join()
-        self._say(released=True)
-        for number in (n for n in self._numbers() if n < self._number):
-            with suppress(FileNotFoundError):
-                self._fs.rm_file(self._path(number))
+        with self._forgiving("given back"):
+            self._write(released=True)
+            gone = self._number if self._finished() else self._number - 1
+            for number in (n for n in self._numbers() if n <= gone):
+                with suppress(FileNotFoundError):
+                    self._fs.rm_file(self._path(number))
 
     def _beat(self) -> None:
         while not self._ended.wait(HEARTBEAT_S):
-            self._say(released=False)
+            with self._forgiving("renewed"):
+                self._write(released=False)
 
-    def _say(self, *, released: bool) -> None:
+    def _write(self, *, released: bool) -> None:
+        self._fs.pipe_file(self._path(self._number), self._sign(released=released))
+
+    @contextmanager
+    def _forgiving(self, what: str) -> Iterator[None]:
+        """A store that fails for a moment ends no work: a claim outlasts missed beats, and at last its holder."""
         try:
-            self._fs.pipe_file(self._path(self._number), self._sign(released=released))
-        except Exception as error:  # noqa: BLE001 - every store raises its own; a claim outlasts several missed beats
-            _log.warning("claim '%s' could not be renewed (%s: %s)", self._folder, type(error).__name__, error)
+            yield
+        except Exception as error:  # noqa: BLE001 - every store raises its own
+            _log.warning("claim '%s' could not be %s (%s: %s)", self._folder, what, type(error).__name__, error)
 
     def _lives(self, number: int) -> bool:
         """Whether that holder was seen to change within ``STALE_S``, or is seen for the first time."""
