@@ -37,7 +37,13 @@ class EmptySteps:
 
     def measure(self, job: TrialJob, context: TrialContext, checkpoint: str) -> Runtime:
         return Runtime(
-            **dict.fromkeys(("median_ms", "p95_ms", "p99_ms", "mean_ms", "low_ms", "high_ms", "decode_ms"), 1.0),
+            median_ms=1.0,
+            p95_ms=1.0,
+            p99_ms=1.0,
+            mean_ms=1.0,
+            low_ms=1.0,
+            high_ms=1.0,
+            decode_ms=1.0,
             fps=1000.0,
             stage_ms={},
             gflops=None,

@@ -54,11 +54,15 @@ class Costs:
 
 def table_settings(preset: str) -> list[MethodConfig]:
     """The settings of the tables for one checkpoint of RDN: the paper's values with its preset, else small ones."""
-    spec = method_spec(METHOD)
-    base = spec.config.from_mapping(spec.presets[preset])
+    base = _base(preset)
     studies = [load_study(name, scale=None if preset == "paper" else "small") for name in TABLES]
     swept = [(knob, values) for study in studies for entry in study.methods for knob, values in entry.knobs.items()]
     return [base.replace(**{knob: type(getattr(base, knob))(value)}) for knob, values in swept for value in values]
+
+
+def _base(preset: str) -> MethodConfig:
+    spec = method_spec(METHOD)
+    return spec.config.from_mapping(spec.presets[preset])
 
 
 def measure_settings(
@@ -69,12 +73,12 @@ def measure_settings(
     Processor time, so that a busy machine changes no ratio.
     """
     configs = table_settings(preset)
-    base = configs[0].replace(**method_spec(METHOD).presets[preset])
+    base = _base(preset)
     torch.manual_seed(0)
     method = method_spec(METHOD).build(base, NUM_CLASSES)
     assert isinstance(method, torch.nn.Module)
     method.eval().to(device)
-    bench = _Bench(method, size, num_frames, device)  # type: ignore[arg-type]
+    bench = _Bench(method, size, num_frames, device)
     bench.detected([base], bench.images[:2])  # first calls are slow
     on_progress("one setting by itself")
     one, (alone,) = _timed(lambda: bench.evaluated([base]))

@@ -46,7 +46,8 @@ def to_plain(value: Any, keep: Keep, *, half: bool = False, marked: bool = False
     """
     if isinstance(value, torch.Tensor):
         # As it lies in memory, because kernels round in another order for other layouts (channels last, say).
-        order = sorted(range(value.dim()), key=lambda d: -value.stride(d))
+        strides = value.stride()
+        order = sorted(range(value.dim()), key=lambda d: -strides[d])
         plain = to_plain(value.detach().permute(order).cpu().numpy(), keep, half=half, marked=marked)
         return {**plain, "order": order}
     if isinstance(value, np.ndarray):
