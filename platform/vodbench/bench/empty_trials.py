@@ -77,6 +77,7 @@ def platform_seconds(num_trials: int, folder: Path) -> float:
 
 def tune_seconds(num_trials: int, folder: Path) -> float:
     """Seconds of Ray Tune over as many trials that report a number: one at a time, in one process, as ours run."""
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # its tables cannot be switched off
     from ray import tune
 
     def trainable(config: dict[str, Any]) -> None:
