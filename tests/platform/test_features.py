@@ -18,9 +18,10 @@ import torch
 
 from vodbench.errors import UserError
 from vodbench.features import CacheSettings
+from vodbench.features.budget import FeatureStore
 from vodbench.features.entry import Entry, EntryWriter
 from vodbench.features.records import UnfitError, from_plain, record_kind, to_plain
-from vodbench.features.store import FeatureStore, open_store
+from vodbench.features.store import open_store
 from vodbench.spec import HALF_PRECISION
 
 CPU = torch.device("cpu")

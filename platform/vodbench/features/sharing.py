@@ -19,10 +19,11 @@ from weakref import WeakKeyDictionary
 
 import torch
 
+from vodbench.features.budget import FeatureStore
 from vodbench.features.entry import Entry, EntryWriter, StageTimes
 from vodbench.features.records import UnfitError, record_kind, rounded
 from vodbench.features.settings import CacheSettings
-from vodbench.features.store import FeatureStore, open_store
+from vodbench.features.store import open_store
 from vodbench.fingerprint import fingerprint
 from vodbench.knobs import MethodConfig
 from vodbench.spec import EncodedStream, FrameEncoder, GuidedMethod, Method, SnippetInfo
