@@ -10,7 +10,8 @@ from vodbench.studies.loading import (
 )
 from vodbench.studies.model import MethodEntry, Range, Study
 from vodbench.studies.published import PublishedPoint, published_points
-from vodbench.studies.space import KnobValues, MethodSpace, Point, grid_points, method_spaces
+from vodbench.studies.space import MethodSpace, Point, grid_points, method_spaces
+from vodbench.studies.values import KnobValues
 
 __all__ = [
     "KnobValues",

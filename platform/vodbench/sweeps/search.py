@@ -12,10 +12,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import optuna
+from optuna.trial import FrozenTrial, TrialState
 from ray.tune.search import Searcher
 
 from vodbench.records import TrialRecord
-from vodbench.studies import MethodSpace, Point, Study, method_spaces
+from vodbench.studies import KnobValues, Point, Study, method_spaces
 from vodbench.sweeps.plan import trial_job
 from vodbench.sweeps.steps import TrialContext, TrialJob
 
@@ -79,7 +80,7 @@ class StudySearch(Searcher):
         running = {job.fingerprint for _, jobs in self._running.values() for job in jobs}
         for _ in range(_MAX_REPEATS):
             trial = self._optuna.ask()
-            jobs = self._jobs(self._point(self._draw(trial)))
+            jobs = self._jobs(self._draw(trial))
             fingerprints = {job.fingerprint for job in jobs}
             if fingerprints <= self._known.keys():
                 self._tell(trial, objectives([self._known[f] for f in sorted(fingerprints)]))
@@ -106,48 +107,47 @@ class StudySearch(Searcher):
 
     def _tell(self, trial: optuna.Trial, values: tuple[float, ...] | None) -> None:
         if values is None or not all(math.isfinite(v) for v in values):
-            self._optuna.tell(trial, state=optuna.trial.TrialState.FAIL)
+            self._optuna.tell(trial, state=TrialState.FAIL)
         else:
             self._optuna.tell(trial, values)
 
-    def _draw(self, trial: optuna.Trial) -> dict[str, Any]:
-        """Optuna's parameters of one point: which entry, then that entry's own knobs."""
+    def _draw(self, trial: optuna.Trial) -> Point:
+        """The point that Optuna proposes: which entry, then those of its knobs that matter."""
         entry = trial.suggest_categorical("entry", list(range(len(self._spaces))))
-        drawn = {"entry": entry}
-        for swept in self._spaces[entry].knobs:
-            name = _parameter(entry, swept.name)
-            drawn[name] = _suggest(trial, name, swept.distribution())
-        return drawn
 
-    def _point(self, drawn: Mapping[str, Any]) -> Point:
-        space: MethodSpace = self._spaces[drawn["entry"]]
-        return space.point({k.name: k.decode(drawn[_parameter(drawn["entry"], k.name)]) for k in space.knobs})
+        def suggest(swept: KnobValues) -> Any:
+            return swept.decode(_suggest(trial, _parameter(entry, swept.name), swept.distribution()))
+
+        return self._spaces[entry].draw(suggest)
 
     def _jobs(self, point: Point) -> tuple[TrialJob, ...]:
         return tuple(trial_job(point, seed, self._context) for seed in self._context.study.seeds)
 
-    def _history(self) -> list[optuna.trial.FrozenTrial]:
+    def _history(self) -> list[FrozenTrial]:
         """The known points of this space as finished Optuna trials, in the order they were run."""
-        past: dict[frozenset[str], optuna.trial.FrozenTrial] = {}
+        past: dict[frozenset[str], FrozenTrial] = {}
         for record in sorted(self._known.values(), key=lambda r: (r.started, r.fingerprint)):
             for entry, space in enumerate(self._spaces):
-                params = _encode(entry, space, record)
-                if params is None:
+                drawn = space.encode(record.config) if record.method == space.spec.name else None
+                if drawn is None:
                     continue
-                jobs = self._jobs(self._point(params))
+                jobs = self._jobs(space.decode(drawn))
                 names = frozenset(job.fingerprint for job in jobs)
                 if record.fingerprint in names and names <= self._known.keys() and names not in past:
-                    past[names] = self._frozen(entry, params, objectives([self._known[n] for n in sorted(names)]))
+                    past[names] = self._frozen(entry, drawn, objectives([self._known[n] for n in sorted(names)]))
         return list(past.values())
 
-    def _frozen(self, entry: int, params: dict[str, Any], values: tuple[float, ...] | None) -> optuna.trial.FrozenTrial:
-        distributions: dict[str, optuna.distributions.BaseDistribution] = {
-            "entry": optuna.distributions.CategoricalDistribution(list(range(len(self._spaces))))
-        }
-        distributions |= {_parameter(entry, k.name): k.distribution() for k in self._spaces[entry].knobs}
-        state = optuna.trial.TrialState.COMPLETE if values else optuna.trial.TrialState.FAIL
+    def _frozen(self, entry: int, drawn: Mapping[str, Any], values: tuple[float, ...] | None) -> FrozenTrial:
+        swept = {knob.name: knob for knob in self._spaces[entry].knobs}
+        entries = optuna.distributions.CategoricalDistribution(list(range(len(self._spaces))))
         return optuna.trial.create_trial(
-            state=state, values=list(values) if values else None, params=params, distributions=distributions
+            state=TrialState.COMPLETE if values else TrialState.FAIL,
+            values=values,
+            params={"entry": entry, **{_parameter(entry, name): value for name, value in drawn.items()}},
+            distributions={
+                "entry": entries,
+                **{_parameter(entry, name): swept[name].distribution() for name in drawn},
+            },
         )
 
 
@@ -186,16 +186,3 @@ def _suggest(trial: optuna.Trial, name: str, wanted: optuna.distributions.BaseDi
         return trial.suggest_float(name, wanted.low, wanted.high, step=wanted.step, log=wanted.log)
     assert isinstance(wanted, d.CategoricalDistribution)
     return trial.suggest_categorical(name, wanted.choices)
-
-
-def _encode(entry: int, space: MethodSpace, record: TrialRecord) -> dict[str, Any] | None:
-    """The record's point as Optuna's parameters; None when it lies outside this entry's space."""
-    if record.method != space.spec.name:
-        return None
-    params: dict[str, Any] = {"entry": entry}
-    for swept in space.knobs:
-        drawn = swept.encode(record.config[swept.name])
-        if drawn is None:
-            return None
-        params[_parameter(entry, swept.name)] = drawn
-    return params
