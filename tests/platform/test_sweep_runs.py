@@ -19,6 +19,7 @@ import pytest
 from rich.console import Console
 
 from vodbench.errors import UserError
+from vodbench.front.hypervolume import write_history
 from vodbench.knobs import MethodConfig, knob
 from vodbench.records import Accuracy, Runtime
 from vodbench.spec import MethodSpec
@@ -200,6 +201,8 @@ def test_what_mlflow_says_of_a_trial(out: Path) -> None:
     assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
     assert run.info.run_name == "m N_b=1 T=4"
     assert parent.data.metrics["trials_complete"] == 1
+    (step,) = write_history(str(out), result.records)
+    assert parent.data.metrics["hypervolume"] == step.hypervolume > 0
 
 
 def test_a_failed_trial_is_recorded_and_does_not_stop_the_others(out: Path) -> None:
@@ -236,7 +239,7 @@ def test_a_trial_whose_process_dies_is_tried_again_and_then_recorded(out: Path) 
     assert "process died 3 times" in str(reasons[4])
 
 
-@pytest.mark.parametrize("sampler", ["random", "tpe", "nsga2"])
+@pytest.mark.parametrize("sampler", ["random", "tpe", "nsga2", "gp"])
 def test_search_continues_from_its_records(out: Path, sampler: str) -> None:
     space = [{"method": "m", "knobs": {"N_b": [1, 2, 3], "T": {"low": 1, "high": 11}}}, {"method": "other"}]
     first = sweep(out, methods=space, search={"sampler": sampler, "trials": 5, "seed": 1})

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from vodbench.errors import UserError
+from vodbench.front.hypervolume import write_history
 from vodbench.records import Accuracy, Runtime, TrialRecord
 from vodbench.studies import parse_study
 from vodbench.sweeps.folder import StudyFolder
@@ -116,6 +117,22 @@ def test_a_trial_that_failed_once_and_then_worked_says_so(folder: StudyFolder) -
     (run,) = runs(folder)
     assert (run.info.status, run.data.tags["status"], run.data.tags["front"]) == ("FINISHED", "complete", "yes")
     assert "reason" not in run.data.tags
+
+
+def test_the_hypervolume_after_each_trial_is_a_step_of_the_sweeps_run_once(folder: StudyFolder) -> None:
+    failed = record(9, status="failed", reason="out of luck", accuracy=None, runtime=None)
+    known = [record(1), failed, record(2, ms=5.0)]
+    for records in (known[:1], known, known):
+        write_history(folder.url, records)
+        sync(folder, records, uri(folder))
+    (parent,) = runs(folder, "sweep")
+    logged = connect(uri(folder)).get_metric_history(parent.info.run_id, "hypervolume")
+    steps = write_history(folder.url, known)
+    assert [(metric.step, metric.value) for metric in logged] == [
+        (1, steps[0].hypervolume),
+        (2, steps[1].hypervolume),
+    ]
+    assert steps[0].hypervolume < steps[1].hypervolume
 
 
 def test_the_front_moves(folder: StudyFolder) -> None:

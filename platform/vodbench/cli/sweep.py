@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,7 +13,7 @@ from rich.table import Table
 
 from vodbench.cli.shared import announce, console, example, parse_settings, print_json, revision, warn_of_beginnings
 from vodbench.storage import exists, join
-from vodbench.studies import PublishedPoint, Study, load_study, published_points
+from vodbench.studies import Constraint, PublishedPoint, Study, load_study, published_points, violated
 
 if TYPE_CHECKING:
     from vodbench.records import TrialRecord
@@ -95,7 +95,7 @@ def run(asked: Asked, *, table: bool = True) -> Swept:
     study, out = _chosen(asked)
     result, folder = _run(asked, study, out)
     if table:
-        Console().print(trial_table(result.records, result.front, published_points(study)))
+        Console().print(trial_table(result.records, result.front, published_points(study), study.search.constraints))
     _closing_lines(result, folder)
     return Swept(study, result, folder)
 
@@ -180,8 +180,16 @@ def _check_cluster(study: Study, ray: str | None) -> None:
         check_workers(workers)
 
 
-def trial_table(records: list[TrialRecord], front: list[bool], published: list[PublishedPoint]) -> Table:
-    """Trials by rising runtime, failed ones last; the paper's mAP beside ours where the study names it."""
+def trial_table(
+    records: list[TrialRecord],
+    front: list[bool],
+    published: list[PublishedPoint],
+    constraints: Sequence[Constraint] = (),
+) -> Table:
+    """Trials by rising runtime, failed ones last; the paper's mAP beside ours where the study names it.
+
+    A trial that breaks one of the ``constraints`` says so.
+    """
     table = Table(box=None, pad_edge=False)
     for name in ("", "trial", "mAP", "95%", "ms a frame", "p95"):
         table.add_column(name, justify="left" if name in ("", "trial", "95%") else "right")
@@ -190,7 +198,7 @@ def trial_table(records: list[TrialRecord], front: list[bool], published: list[P
         table.add_column("paper ms", justify="right")
     rows = sorted(zip(records, front, strict=True), key=lambda row: _runtime_ms(row[0]))
     for record, on_front in rows:
-        cells = _cells(record, on_front)
+        cells = _cells(record, on_front, violated(record, constraints))
         if published:
             beside = next((p for p in published if p.matches(record)), None)
             cells += [
@@ -201,7 +209,7 @@ def trial_table(records: list[TrialRecord], front: list[bool], published: list[P
     return table
 
 
-def _cells(record: TrialRecord, on_front: bool) -> list[str]:
+def _cells(record: TrialRecord, on_front: bool, broken: Sequence[Constraint]) -> list[str]:
     from vodbench.tracking.content import run_name
 
     name = escape(run_name(record))
@@ -210,6 +218,7 @@ def _cells(record: TrialRecord, on_front: bool) -> list[str]:
     accuracy, runtime = record.accuracy, record.runtime
     interval = escape(f"[{accuracy.low:.3f}, {accuracy.high:.3f}]")
     busy = "*" if runtime.contended else ""
+    name += f"  [yellow]not {' and '.join(map(str, broken))}[/]" if broken else ""
     times = [f"{runtime.mean_ms:.1f}{busy}", f"{runtime.p95_ms:.1f}"]
     return ["front" if on_front else "", name, f"{accuracy.map:.3f}", interval, *times]
 

@@ -10,11 +10,12 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import pydantic
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
 
 from vodbench.errors import unknown
+from vodbench.studies.constraints import Constraint, parse_constraint
 
-Sampler = Literal["grid", "random", "tpe", "nsga2"]
+Sampler = Literal["grid", "random", "tpe", "nsga2", "gp"]
 
 
 class _Strict(pydantic.BaseModel):
@@ -91,12 +92,22 @@ class MethodEntry(_Strict):
     knobs: dict[str, KnobSpace] = {}
 
 
+WrittenConstraint = Annotated[
+    Constraint, BeforeValidator(parse_constraint), PlainSerializer(str, return_type=str, when_used="always")
+]
+
+
 class Search(_Strict):
-    """How points are chosen. A grid takes every combination, in order (only the first ``trials`` when given)."""
+    """How points are chosen. A grid takes every combination, in order (only the first ``trials`` when given).
+
+    ``constraints``: bounds such as ``runtime_ms <= 30``. A search looks for points that keep to them; fronts show which
+    ones do.
+    """
 
     sampler: Sampler = "grid"
     trials: int | None = Field(default=None, ge=1)
     seed: int = 0
+    constraints: tuple[WrittenConstraint, ...] = ()
 
     @model_validator(mode="after")
     def _bounded(self) -> Search:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from fsspec.implementations.local import LocalFileSystem
@@ -13,6 +13,7 @@ from vodbench.cluster import start_ray
 from vodbench.data_source import DataSource
 from vodbench.errors import UserError
 from vodbench.front.files import draw_front
+from vodbench.front.hypervolume import Step, write_history
 from vodbench.front.pareto import pareto_front
 from vodbench.records import TrialRecord
 from vodbench.storage import filesystem
@@ -89,7 +90,7 @@ def run_sweep(
         )
         complete = False
         try:
-            _run_missing(plan, known, recorder.deliver, console, ray_address)
+            _run_missing(plan, dict(known), recorder.deliver, console, ray_address)
             complete = True
         except KeyboardInterrupt:
             console.print("interrupted; the same command continues where this one stopped")
@@ -99,6 +100,7 @@ def run_sweep(
             records = sorted(folder.records().values(), key=lambda r: (r.started, r.fingerprint))
             try:
                 if any(record.status == "complete" for record in records):
+                    write_history(context.folder, records)
                     draw_front(context.folder)
             finally:
                 tracked = recorder.finish(records, complete=complete)
@@ -108,7 +110,7 @@ def run_sweep(
 def _run_missing(
     plan: SweepPlan,
     known: dict[str, TrialRecord],
-    deliver: Callable[[TrialRecord], None],
+    deliver: Callable[[TrialRecord, Sequence[Step]], None],
     console: Console,
     ray_address: str | None,
 ) -> None:
@@ -136,7 +138,8 @@ def _run_missing(
         def on_records(trial_id: str, records: list[TrialRecord]) -> None:
             for record in records:
                 search.remember(record)
-                deliver(record)
+                known[record.fingerprint] = record
+                deliver(record, write_history(context.folder, list(known.values())))
             progress.ended(trial_id, records)
 
         run_tune(context, plan.steps, search, total - done, SweepEvents(context, progress.doing, on_records))

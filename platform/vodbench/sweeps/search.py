@@ -7,7 +7,6 @@ the records on disk at every start, so nothing of it needs to be kept or repaire
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -16,14 +15,21 @@ from optuna.trial import FrozenTrial, TrialState
 from ray.tune.search import Searcher
 
 from vodbench.records import TrialRecord
-from vodbench.studies import KnobValues, Point, Study, method_spaces
+from vodbench.studies import Constraint, KnobValues, Point, method_spaces
+from vodbench.sweeps.folder import StudyFolder
 from vodbench.sweeps.plan import trial_job
+from vodbench.sweeps.samplers import make_sampler
 from vodbench.sweeps.steps import TrialContext, TrialJob
 
 METRICS = ("map", "runtime_ms")  # what a trial reports to Tune
 
-# A sampler that keeps proposing what is known has nothing new to offer: the search ends.
+# A sampler may keep proposing what is known: after so many times points are drawn at random, and when those are known
+# too, the search ends. A Gaussian process (a second a proposal) keeps its favourite until it is told something new.
+_PATIENCE = {"gp": 2}
+_USUAL_PATIENCE = 10
 _MAX_REPEATS = 200
+
+_FARTHEST = 10.0  # beyond a constraint's limit, in limits: what Optuna is told of anything farther
 
 
 class ListSearch(Searcher):
@@ -61,12 +67,17 @@ class StudySearch(Searcher):
     def __init__(self, context: TrialContext, records: Iterable[TrialRecord]) -> None:
         super().__init__()
         self._context = context
+        self._folder = StudyFolder(context.folder)
+        self._constraints = context.study.search.constraints
         self._spaces = method_spaces(context.study)
         self._known = {record.fingerprint: record for record in records}
         self._running: dict[str, tuple[optuna.Trial, tuple[TrialJob, ...]]] = {}
         optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self._patience = _PATIENCE.get(context.study.search.sampler, _USUAL_PATIENCE)
+        self._sampler = make_sampler(context.study.search)
+        self._random = optuna.samplers.RandomSampler(seed=context.study.search.seed)
         self._optuna = optuna.create_study(
-            study_name=context.study.name, directions=["maximize", "minimize"], sampler=make_sampler(context.study)
+            study_name=context.study.name, directions=["maximize", "minimize"], sampler=self._sampler
         )
         history = self._history()
         self._optuna.add_trials(history)
@@ -78,22 +89,25 @@ class StudySearch(Searcher):
 
     def suggest(self, trial_id: str) -> Any:
         running = {job.fingerprint for _, jobs in self._running.values() for job in jobs}
-        for _ in range(_MAX_REPEATS):
+        for attempt in range(_MAX_REPEATS):
+            self._optuna.sampler = self._sampler if attempt < self._patience else self._random
             trial = self._optuna.ask()
             jobs = self._jobs(self._draw(trial))
             fingerprints = {job.fingerprint for job in jobs}
-            if fingerprints <= self._known.keys():
-                self._tell(trial, objectives([self._known[f] for f in sorted(fingerprints)]))
-            elif fingerprints & running:
-                self._tell(trial, None)
+            if fingerprints <= self._known.keys() and attempt < self._patience:
+                self._tell(trial, [self._known[f] for f in sorted(fingerprints)])
+            elif fingerprints <= self._known.keys() or fingerprints & running:
+                self._optuna.tell(trial, state=TrialState.FAIL)
             else:
                 self._running[trial_id] = (trial, jobs)
                 return {"jobs": jobs}
         return None if running else Searcher.FINISHED
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        trial, _ = self._running.pop(trial_id)
-        self._tell(trial, tuple(result[m] for m in METRICS) if result and not error else None)
+        trial, jobs = self._running.pop(trial_id)
+        records = [self._folder.record(job.fingerprint) for job in jobs]
+        # A trial whose process died leaves no record before this call, or a failed one.
+        self._tell(trial, [record for record in records if record] if all(records) else [])
 
     def remember(self, record: TrialRecord) -> None:
         """A record was written: its point is not proposed again."""
@@ -105,11 +119,15 @@ class StudySearch(Searcher):
     def restore(self, checkpoint_path: str) -> None:
         """See ``save``."""
 
-    def _tell(self, trial: optuna.Trial, values: tuple[float, ...] | None) -> None:
-        if values is None or not all(math.isfinite(v) for v in values):
+    def _tell(self, trial: optuna.Trial, records: Sequence[TrialRecord]) -> None:
+        """What came out of a point: the records of its seeds."""
+        values = objectives(records)
+        if values is None:
             self._optuna.tell(trial, state=TrialState.FAIL)
-        else:
-            self._optuna.tell(trial, values)
+            return
+        for name, violation in violations(records, self._constraints).items():
+            trial.set_constraint(name, violation)
+        self._optuna.tell(trial, values)
 
     def _draw(self, trial: optuna.Trial) -> Point:
         """The point that Optuna proposes: which entry, then those of its knobs that matter."""
@@ -134,10 +152,11 @@ class StudySearch(Searcher):
                 jobs = self._jobs(space.decode(drawn))
                 names = frozenset(job.fingerprint for job in jobs)
                 if record.fingerprint in names and names <= self._known.keys() and names not in past:
-                    past[names] = self._frozen(entry, drawn, objectives([self._known[n] for n in sorted(names)]))
+                    past[names] = self._frozen(entry, drawn, [self._known[n] for n in sorted(names)])
         return list(past.values())
 
-    def _frozen(self, entry: int, drawn: Mapping[str, Any], values: tuple[float, ...] | None) -> FrozenTrial:
+    def _frozen(self, entry: int, drawn: Mapping[str, Any], records: Sequence[TrialRecord]) -> FrozenTrial:
+        values = objectives(records)
         swept = {knob.name: knob for knob in self._spaces[entry].knobs}
         entries = optuna.distributions.CategoricalDistribution(list(range(len(self._spaces))))
         return optuna.trial.create_trial(
@@ -148,30 +167,28 @@ class StudySearch(Searcher):
                 "entry": entries,
                 **{_parameter(entry, name): swept[name].distribution() for name in drawn},
             },
+            constraints=violations(records, self._constraints) if values else None,
         )
 
 
 def objectives(records: Sequence[TrialRecord]) -> tuple[float, float] | None:
-    """(mAP, mean ms), each the mean over seeds; None when a seed has failed."""
+    """(mAP, mean ms), each the mean over seeds; None without records, or when one has no finite figures."""
     pairs = [(r.accuracy.map, r.runtime.mean_ms) for r in records if r.accuracy and r.runtime]
-    if len(pairs) < len(records):
+    if not pairs or len(pairs) < len(records) or not all(math.isfinite(value) for pair in pairs for value in pair):
         return None
     maps, runtimes_ms = zip(*pairs, strict=True)
     return math.fsum(maps) / len(pairs), math.fsum(runtimes_ms) / len(pairs)
 
 
-def make_sampler(study: Study) -> optuna.samplers.BaseSampler:
-    """Optuna's sampler of that name. TPE is multivariate and grouped, which conditional spaces need."""
-    seed = study.search.seed
-    if study.search.sampler == "random":
-        return optuna.samplers.RandomSampler(seed=seed)
-    if study.search.sampler == "nsga2":
-        generations = 4  # at least: Optuna's default of 50 a generation never gets past the first in a short sweep
-        population = min(50, max(4, (study.search.trials or 50) // generations))
-        return optuna.samplers.NSGAIISampler(seed=seed, population_size=population)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True)
+def violations(records: Sequence[TrialRecord], constraints: Sequence[Constraint]) -> dict[str, float]:
+    """By constraint, how far a point lies beyond the limit (mean over seeds); at most 0 where it keeps to it.
+
+    Shares of the limit, so that samplers may add them up; bounded, since a latency without end is infinitely far.
+    """
+    return {
+        str(constraint): min(math.fsum(constraint.violation(r) for r in records) / len(records), _FARTHEST)
+        for constraint in constraints
+    }
 
 
 def _parameter(entry: int, knob: str) -> str:

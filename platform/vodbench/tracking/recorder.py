@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from vodbench.errors import UserError
+from vodbench.front.hypervolume import Step
 from vodbench.records import TrialRecord
 from vodbench.sweeps.folder import StudyFolder
 from vodbench.tracking.delivery import Delivery
@@ -33,9 +34,15 @@ class Recorder:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="mlflow")
         self._thread.submit(self._guarded, self._connected)
 
-    def deliver(self, record: TrialRecord) -> None:
-        """Queue one record; returns at once."""
-        self._thread.submit(self._guarded, lambda: self._connected().deliver(record))
+    def deliver(self, record: TrialRecord, steps: Sequence[Step] = ()) -> None:
+        """Queue one record, and the hypervolume after each trial so far; returns at once."""
+
+        def deliver_one() -> None:
+            delivery = self._connected()
+            delivery.deliver(record)
+            delivery.log_progress(steps)
+
+        self._thread.submit(self._guarded, deliver_one)
 
     def finish(self, records: Iterable[TrialRecord], *, complete: bool) -> bool:
         """Deliver everything that is missing, with the front and the sweep's totals; whether MLflow has it all."""
