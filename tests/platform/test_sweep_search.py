@@ -18,7 +18,9 @@ from vodbench.studies import parse_study, space, violated
 from vodbench.studies.constraints import FIGURES, parse_constraint
 from vodbench.sweeps import plan as planning
 from vodbench.sweeps.folder import StudyFolder
-from vodbench.sweeps.search import StudySearch, objectives, violations
+from vodbench.sweeps.optuna_space import OptunaSpace
+from vodbench.sweeps.places import objectives
+from vodbench.sweeps.search import StudySearch
 from vodbench.sweeps.steps import TrialContext, TrialJob
 
 GP = pytest.param("gp", marks=pytest.mark.slow)  # a second a proposal
@@ -176,7 +178,7 @@ def test_points_are_judged_by_the_mean_over_their_seeds(tmp_path: Path) -> None:
         first.config["size"],
     )
     bounds = [parse_constraint(f"map <= {first.accuracy.map}")]
-    told = violations([first, second], bounds)
+    told = OptunaSpace([], bounds).violations([first, second])
     assert told == {str(bounds[0]): pytest.approx(0.05 / first.accuracy.map)}
     assert objectives([]) is None
     assert objectives([first, replace(second, accuracy=None)]) is None
@@ -212,7 +214,7 @@ def test_a_latency_without_end_breaks_any_bound(tmp_path: Path) -> None:
     whole = replace(record(job), runtime=runtime(1.0, latency_frames=None))
     bound = parse_constraint("latency_frames <= 1e9")
     assert violated(whole, [bound]) == [bound]
-    assert violations([whole], [bound]) == {str(bound): 10.0}, "what Optuna is told stays finite"
+    assert OptunaSpace([], [bound]).violations([whole]) == {str(bound): 10.0}, "what Optuna is told stays finite"
 
 
 @pytest.mark.parametrize(

@@ -101,16 +101,22 @@ class Search(_Strict):
     """How points are chosen. A grid takes every combination, in order (only the first ``trials`` when given).
 
     ``constraints``: bounds such as ``runtime_ms <= 30``. A search looks for points that keep to them; fronts show which
-    ones do.
+    ones do. ``warm_start``: folders of earlier studies, whose comparable trials a search learns from.
     """
 
     sampler: Sampler = "grid"
     trials: int | None = Field(default=None, ge=1)
     seed: int = 0
     constraints: tuple[WrittenConstraint, ...] = ()
+    warm_start: tuple[str, ...] = ()
 
     @model_validator(mode="after")
     def _bounded(self) -> Search:
+        if self.warm_start and self.sampler in ("grid", "random"):
+            raise ValueError(
+                f"sampler '{self.sampler}' learns nothing from earlier trials; give tpe, nsga2 or gp, or leave "
+                "warm_start out"
+            )
         if self.sampler != "grid" and self.trials is None:
             raise ValueError(f"sampler '{self.sampler}' needs a number of trials; add 'trials: 20'")
         return self

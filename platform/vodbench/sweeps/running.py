@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from fsspec.implementations.local import LocalFileSystem
@@ -24,6 +24,7 @@ from vodbench.sweeps.platform_steps import PlatformSteps
 from vodbench.sweeps.progress import SweepProgress
 from vodbench.sweeps.steps import Steps, TrialContext, TrialJob
 from vodbench.sweeps.trial import reason_of
+from vodbench.sweeps.warm_start import EarlierPoint, EarlierStudy, earlier_studies, what_they_teach
 from vodbench.tracking.recorder import Recorder
 from vodbench.tracking.server import connect, default_uri
 
@@ -46,6 +47,7 @@ class SweepPlan:
     context: TrialContext
     tracking_uri: str
     steps: Steps
+    earlier: Sequence[EarlierStudy] = ()  # that a search learns from
 
 
 def plan_sweep(
@@ -71,7 +73,7 @@ def plan_sweep(
     context = TrialContext(study, source, dataset.fingerprint, _absolute(out), revision)
     if study.search.sampler == "grid":
         grid_jobs(context, steps)
-    return SweepPlan(context, tracking_uri or _local_tracking(out), steps)
+    return SweepPlan(context, tracking_uri or _local_tracking(out), steps, earlier_studies(context))
 
 
 def run_sweep(
@@ -125,7 +127,7 @@ def _run_missing(
         missing = [job for job in jobs if job.fingerprint not in known]
         search, done, total = ListSearch(missing), len(jobs) - len(missing), len(jobs)
     else:
-        search = StudySearch(context, known.values())
+        search = StudySearch(context, known.values(), _earlier_points(plan, known, console, ray_address))
         assert context.study.search.trials is not None
         done, total = search.num_known, context.study.search.trials
     if done >= total:
@@ -143,6 +145,23 @@ def _run_missing(
             progress.ended(trial_id, records)
 
         run_tune(context, plan.steps, search, total - done, SweepEvents(context, progress.doing, on_records))
+
+
+def _earlier_points(
+    plan: SweepPlan, known: Mapping[str, TrialRecord], console: Console, ray_address: str | None
+) -> list[EarlierPoint]:
+    """What the search learns from earlier studies; says what it does not, and why."""
+    from vodbench.device import describe_device, pick_device
+
+    if not plan.earlier:
+        return []
+    device = next((record.runtime.device for record in known.values() if record.runtime), None)
+    if device is None and ray_address is None:  # a cluster's device is known when the first trial was timed
+        device = describe_device(pick_device(plan.context.study.runtime.device))
+    points, lines = what_they_teach(plan.earlier, plan.context, device)
+    for line in lines:
+        console.print(escape(line))
+    return points
 
 
 def _prepare(plan: SweepPlan, jobs: list[TrialJob], progress: SweepProgress) -> None:
