@@ -41,6 +41,9 @@ def command(
     ray: Annotated[str | None, typer.Option(help="Address of a Ray cluster; an embedded Ray when left out.")] = None,
     scale: Annotated[str | None, typer.Option(help="Scale of the study, e.g. small: see 'vodbench studies'.")] = None,
     retry_failed: Annotated[bool, typer.Option(help="Run trials again that have failed before.")] = False,
+    retry_stopped: Annotated[
+        bool, typer.Option(help="Train to their end what was stopped as hopeless before.")
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object of figures as the last line.")] = False,
 ) -> None:
     """Train, detect, judge and time every trial of a study. The same command continues an interrupted sweep."""
@@ -57,6 +60,7 @@ def command(
             tracking=tracking,
             ray=ray,
             retry_failed=retry_failed,
+            retry_stopped=retry_stopped,
         )
     )
     if json:
@@ -79,6 +83,7 @@ class Asked:
     tracking: str | None = None
     ray: str | None = None
     retry_failed: bool = False
+    retry_stopped: bool = False
 
 
 @dataclass(frozen=True)
@@ -163,7 +168,9 @@ def _run(asked: Asked, study: Study, out: str) -> tuple[SweepResult, str]:
     )
     warn_of_beginnings(missing_beginnings(study, plan.context.folder, plan.context.data_fingerprint))
     _check_cluster(study, asked.ray)
-    result = run_sweep(plan, console, ray_address=asked.ray, retry_failed=asked.retry_failed)
+    result = run_sweep(
+        plan, console, ray_address=asked.ray, retry_failed=asked.retry_failed, retry_stopped=asked.retry_stopped
+    )
     return result, plan.context.folder
 
 
@@ -186,7 +193,7 @@ def trial_table(
     published: list[PublishedPoint],
     constraints: Sequence[Constraint] = (),
 ) -> Table:
-    """Trials by rising runtime, failed ones last; the paper's mAP beside ours where the study names it.
+    """Trials by rising runtime, failed and stopped ones last; the paper's mAP beside ours where the study names it.
 
     A trial that breaks one of the ``constraints`` says so.
     """
@@ -205,7 +212,7 @@ def trial_table(
                 f"{beside.map:.3f}" if beside and beside.map is not None else "",
                 f"{beside.runtime_ms:.1f}" if beside and beside.runtime_ms else "",
             ]
-        table.add_row(*cells, style=None if on_front or record.status == "failed" else "dim")
+        table.add_row(*cells, style=None if on_front or record.status != "complete" else "dim")
     return table
 
 
@@ -214,7 +221,8 @@ def _cells(record: TrialRecord, on_front: bool, broken: Sequence[Constraint]) ->
 
     name = escape(run_name(record))
     if record.accuracy is None or record.runtime is None:
-        return ["", f"{name}  [red]failed:[/] {escape(record.reason or '')}", "", "", "", ""]
+        colour = "red" if record.status == "failed" else "yellow"
+        return ["", f"{name}  [{colour}]{record.status}:[/] {escape(record.reason or '')}", "", "", "", ""]
     accuracy, runtime = record.accuracy, record.runtime
     interval = escape(f"[{accuracy.low:.3f}, {accuracy.high:.3f}]")
     busy = "*" if runtime.contended else ""
@@ -226,11 +234,13 @@ def _cells(record: TrialRecord, on_front: bool, broken: Sequence[Constraint]) ->
 def _closing_lines(result: SweepResult, folder: str) -> None:
     from vodbench.tracking.server import redact
 
-    failed = sum(record.status == "failed" for record in result.records)
+    failed, stopped = (sum(r.status == status for r in result.records) for status in ("failed", "stopped"))
     if any(record.runtime and record.runtime.contended for record in result.records):
         console.print("* the device was busy while this was measured")
     if failed:
         console.print(f"{failed} failed; run again with --retry-failed to repeat them (traceback: trials/*/error.txt)")
+    if stopped:
+        console.print(f"{stopped} stopped as hopeless; run again with --retry-stopped to train them to their end")
     console.print(f"next: vodbench front {folder}   vodbench report {folder}")
     if result.tracked and result.tracking_uri.startswith("sqlite:"):
         console.print(f"MLflow: mlflow ui --backend-store-uri {redact(result.tracking_uri)}")
@@ -243,7 +253,8 @@ def _figures(swept: Swept) -> dict[str, Any]:
         "study": swept.study.name,
         "out": swept.folder,
         "trials_complete": len(complete),
-        "trials_failed": len(result.records) - len(complete),
+        "trials_failed": sum(record.status == "failed" for record in result.records),
+        "trials_stopped": sum(record.status == "stopped" for record in result.records),
         "trials_new": result.ran,
         "trainings": len({record.checkpoint for record in complete}),
         "front": [r.fingerprint for r, on_front in zip(result.records, result.front, strict=True) if on_front],

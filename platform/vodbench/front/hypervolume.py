@@ -56,12 +56,12 @@ def history(out: str, records: Sequence[TrialRecord]) -> list[Step]:
     """
     complete = {r.fingerprint: r for r in records if r.status == "complete" and r.accuracy and r.runtime}
     seen = [trial for trial in _order(out) if trial in complete]
-    new = sorted(complete.keys() - set(seen), key=lambda trial: (ended_ms(complete[trial]), trial))
+    new = sorted(complete.keys() - set(seen), key=lambda trial: (_ended_ms(complete[trial]), trial))
     ordered = [complete[trial] for trial in (*seen, *new)]
     gains = [r.accuracy.map for r in ordered if r.accuracy]
     costs_ms = [r.runtime.mean_ms for r in ordered if r.runtime]
     return [
-        Step(r.fingerprint, ended_ms(r), hypervolume(gains[: i + 1], costs_ms[: i + 1])) for i, r in enumerate(ordered)
+        Step(r.fingerprint, _ended_ms(r), hypervolume(gains[: i + 1], costs_ms[: i + 1])) for i, r in enumerate(ordered)
     ]
 
 
@@ -74,6 +74,10 @@ def write_history(out: str, records: Sequence[TrialRecord]) -> list[Step]:
     }
     write_text(join(out, FILE), json.dumps(values, indent=1))
     return steps
+
+
+def _ended_ms(record: TrialRecord) -> int:
+    return ended_ms(record) if record.started else 0  # a record need not say when
 
 
 def _order(out: str) -> list[str]:

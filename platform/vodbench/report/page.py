@@ -52,6 +52,7 @@ def render_report(out: str) -> str:
         "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "records": records,
         "failed": [r for r in records if r.status == "failed"],
+        "stopped": [r for r in records if r.status == "stopped"],
         "points": points,
         "best": best,
         "classes": list(best[0].accuracy.per_class),

@@ -19,9 +19,11 @@ from vodbench.records import TrialRecord
 from vodbench.storage import filesystem
 from vodbench.studies import Study, method_spaces, published_points
 from vodbench.sweeps.folder import StudyFolder
+from vodbench.sweeps.halving import climb
 from vodbench.sweeps.plan import grid_jobs
 from vodbench.sweeps.platform_steps import PlatformSteps
 from vodbench.sweeps.progress import SweepProgress
+from vodbench.sweeps.retrying import forget_failed, spare_stopped
 from vodbench.sweeps.steps import Steps, TrialContext, TrialJob
 from vodbench.sweeps.trial import reason_of
 from vodbench.sweeps.warm_start import EarlierPoint, EarlierStudy, earlier_studies, what_they_teach
@@ -77,15 +79,25 @@ def plan_sweep(
 
 
 def run_sweep(
-    plan: SweepPlan, console: Console, *, ray_address: str | None = None, retry_failed: bool = False
+    plan: SweepPlan,
+    console: Console,
+    *,
+    ray_address: str | None = None,
+    retry_failed: bool = False,
+    retry_stopped: bool = False,
 ) -> SweepResult:
-    """Run what is not on disk yet and record it in MLflow. ``UserError`` when the folder belongs to another study."""
+    """Run what is not on disk yet and record it in MLflow. ``UserError`` when the folder belongs to another study.
+
+    ``retry_failed`` runs trials again that failed, ``retry_stopped`` those to their end that were given up as hopeless.
+    """
     context = plan.context
     folder = StudyFolder(context.folder)
     with folder.lock():
         folder.claim(context.study, context.data_fingerprint)
         if retry_failed:
-            _forget_failed(folder)
+            forget_failed(folder)
+        if retry_stopped:
+            spare_stopped(folder)
         known = folder.records()
         recorder = Recorder(
             plan.tracking_uri, folder, lambda text: console.print(f"[yellow]warning:[/] {escape(text)}")
@@ -167,23 +179,20 @@ def _earlier_points(
 def _prepare(plan: SweepPlan, jobs: list[TrialJob], progress: SweepProgress) -> None:
     """With one trial at a time, nothing is lost by doing first what they share.
 
-    What fails here fails again in the trial that needs it, and is recorded there.
+    What fails here fails again in the trial that needs it, and is recorded there. Trainings that are given up as
+    hopeless are recorded by their trials, too.
     """
+
+    def on_progress(what: str, done: int, total: int) -> None:
+        progress.doing("prepare", "all trials", what, done, total)
+
     try:
-        plan.steps.prepare(
-            jobs, plan.context, lambda what, done, total: progress.doing("prepare", "all trials", what, done, total)
-        )
+        stopped = climb(jobs, plan.context, plan.steps, on_progress)
+        going_on = [job for job in jobs if plan.steps.training_fingerprint(job, plan.context) not in stopped]
+        plan.steps.prepare(going_on, plan.context, on_progress)
     except Exception as error:  # noqa: BLE001 - whatever it is, it must not stop the trials that do not need it
         progress.warn(f"{reason_of(error)}; the trials that need this try it again")
     progress.ended("prepare", [])
-
-
-def _forget_failed(folder: StudyFolder) -> None:
-    """Remove the records of failed trials, so that they run again."""
-    for record in folder.records().values():
-        if record.status == "failed":
-            fs, path = filesystem(folder.trial_url(record.fingerprint))
-            fs.rm(path)
 
 
 def _local_tracking(out: str) -> str:

@@ -6,7 +6,7 @@ import warnings
 
 import optuna
 
-from vodbench.studies.model import Search
+from vodbench.studies.searching import Search
 
 
 def make_sampler(search: Search) -> optuna.samplers.BaseSampler:

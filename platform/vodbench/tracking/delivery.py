@@ -60,7 +60,7 @@ class Delivery:
             self._client.delete_tag(run_id, "reason")
         if record.detections is not None:
             self._attach(run_id, join(self._folder.url, record.detections))
-        status = "FINISHED" if record.status == "complete" else "FAILED"
+        status = {"complete": "FINISHED", "failed": "FAILED", "stopped": "KILLED"}[record.status]
         self._client.set_terminated(run_id, status, end_time=content.ended_ms(record))
         self._set_tags(run_id, {content.DELIVERED_TAG: digest})
         self._runs[record.fingerprint] = self._client.get_run(run_id)
@@ -194,7 +194,8 @@ def summary(records: Iterable[TrialRecord]) -> dict[str, float]:
     """Totals of a sweep."""
     known = list(records)
     complete = [r for r in known if r.status == "complete"]
-    figures: dict[str, Any] = {"trials_complete": len(complete), "trials_failed": len(known) - len(complete)}
+    states = ("complete", "failed", "stopped")
+    figures: dict[str, Any] = {f"trials_{state}": sum(r.status == state for r in known) for state in states}
     figures["map"] = max((r.accuracy.map for r in complete if r.accuracy), default=None)
     figures["runtime_ms"] = min((r.runtime.mean_ms for r in complete if r.runtime), default=None)
     return {name: float(value) for name, value in figures.items() if value is not None}
