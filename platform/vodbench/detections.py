@@ -64,6 +64,12 @@ class DetectionSet:
         boxes, scores = self.boxes[own].astype(np.float32), self.scores[own].astype(np.float32)
         return Detections(boxes, scores, self.labels[own].astype(np.int64))
 
+    def stage_share(self) -> dict[str, float]:
+        """Share of the frames on which each stage ran, of those where it was measured."""
+        return {
+            name: float((ms[~np.isnan(ms)] > 0).mean()) for name, ms in self.stage_ms.items() if np.isfinite(ms).any()
+        }
+
     def rows_of(self, snippet_id: str) -> Ints:
         """Rows of one snippet's frames, in frame order; none when the snippet is not here."""
         if snippet_id not in self.snippet_ids:

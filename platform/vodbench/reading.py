@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from vodbench.errors import UserError
 from vodbench.images import decode
-from vodbench.spec import Dataset, Frame, Image, SnippetInfo
+from vodbench.spec import Dataset, Frame, Image, SnippetInfo, Truth
 
 FRAMES_A_READ = 32  # encoded frames asked for at once: one range request of shards, some MB
 FRAMES_AHEAD = 8  # decoded frames waiting; one of 1280 x 720 is 2.8 MB
@@ -22,6 +22,7 @@ class DecodedFrame:
     index: int
     image: Image | None
     seconds: float  # decoding took
+    truth: Truth
     error: UserError | None = None
 
     def pixels(self) -> Image:
@@ -60,5 +61,5 @@ def _decoded(frame: Frame, root: str) -> DecodedFrame:
     try:
         image = decode(frame.encoded, f"{root}: snippet {frame.snippet}, frame {frame.index}")
     except UserError as error:
-        return DecodedFrame(frame.snippet, frame.index, None, time.perf_counter() - start, error)
-    return DecodedFrame(frame.snippet, frame.index, image, time.perf_counter() - start)
+        return DecodedFrame(frame.snippet, frame.index, None, time.perf_counter() - start, frame.truth, error)
+    return DecodedFrame(frame.snippet, frame.index, image, time.perf_counter() - start, frame.truth)

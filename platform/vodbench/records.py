@@ -30,6 +30,12 @@ class Accuracy:
     map50: float | None = None  # AP at IoU 0.5, beside the mean over thresholds (protocol "coco" only)
     num_snippets: int = 0
     num_frames: int = 0
+    stage_share: dict[str, float] = field(default_factory=dict)  # stage -> share of the frames that it ran on
+
+    @property
+    def key_frame_share(self) -> float | None:
+        """The share of the frames that the backbone saw in full; None where that was not told."""
+        return self.stage_share.get("backbone")
 
 
 @dataclass(frozen=True, kw_only=True)

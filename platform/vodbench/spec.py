@@ -282,6 +282,20 @@ class IllustratedStream(Stream, Protocol):
         ...
 
 
+class GuidedStream(Protocol):
+    """A stream that looks at the annotations of the video: not a method, but a bound on what one could reach."""
+
+    def push_annotated(self, image: Image, truth: Truth) -> list[Detections]:
+        """As ``Stream.push``, with the frame's annotation."""
+        ...
+
+    def close(self) -> list[Detections]: ...
+
+    def replayed(self, clock: Clock | None = None) -> Stream:
+        """A stream that answers the frames seen so far the same, and does only what their answers need: to be timed."""
+        ...
+
+
 # ---- methods ------------------------------------------------------------------------------------------------
 
 
@@ -359,6 +373,19 @@ class FrameEncoder(Protocol):
 
     def encode(self, image: Image, config: Any, clock: Clock | None = None) -> Any:
         """All that a frame gives, whatever the rest of the configuration is. (H, W, 3) uint8 RGB."""
+        ...
+
+
+@runtime_checkable
+class GuidedMethod(Protocol):
+    """What a ``Method`` may offer besides: settings that look at annotations, whose ``stream`` is a ``UserError``."""
+
+    def guided(self, config: Any) -> bool:
+        """Whether this configuration looks at them."""
+        ...
+
+    def guided_stream(self, config: Any, clock: Clock | None = None) -> GuidedStream:
+        """A fresh stream of such a configuration."""
         ...
 
 

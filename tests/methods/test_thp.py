@@ -21,7 +21,7 @@ from vodbench_methods.propagation import dff
 from vodbench_methods.thp.aggregation import RecursiveAggregation
 from vodbench_methods.thp.config import TABLE_1, THPConfig
 from vodbench_methods.thp.model import THP
-from vodbench_methods.thp.oracle import frame_map, oracle_schedule
+from vodbench_methods.thp.oracle import OracleStream, frame_map
 
 SMALL = {
     "short_side": 64,
@@ -380,7 +380,12 @@ def test_the_oracle_takes_the_better_of_both_answers_to_each_frame(row: str) -> 
         for index, name in enumerate(random.choice(["per-frame", "sparse-propagation"], len(images)))
     ]
     truths = [truth_of(found, 5) for found in mixtures]
-    schedule = oracle_schedule(method, images, truths, config)
+    schedule = OracleStream(method, config)
+    answers = [schedule.push_annotated(image, truth) for image, truth in zip(images, truths, strict=True)]
+    assert all(len(answer) == 1 for answer in answers)
+    assert schedule.close() == []
+    replayed = schedule.replayed()
+    assert_same([found for image in images for found in replayed.push(image)], [found for (found,) in answers])
     assert set(schedule.keys[1:]) == {False, True}, "a truth that tells both apart"
     for index in range(1, len(images)):
         scores = []
@@ -389,7 +394,7 @@ def test_the_oracle_takes_the_better_of_both_answers_to_each_frame(row: str) -> 
             *_, found = (d for image in images[: index + 1] for d in stream.push(image))
             scores.append(frame_map(found, truths[index], 3))
             if is_key == schedule.keys[index]:
-                assert_same([schedule.detections[index]], [found])
+                assert_same(answers[index], [found])
         assert schedule.keys[index] == (scores[1] > scores[0])
 
 
@@ -403,8 +408,23 @@ def test_a_schedule_is_streamed_as_given() -> None:
 
 def test_frames_without_objects_are_no_key_frames() -> None:
     method, images = method_of(config_of()), video(3)
-    schedule = oracle_schedule(method, images, [truth_of(Detections.empty())] * 3, config_of())
-    assert schedule.keys == (True, False, False)
+    schedule = OracleStream(method, config_of())
+    for image in images:
+        schedule.push_annotated(image, truth_of(Detections.empty()))
+    assert schedule.keys == [True, False, False]
+
+
+def test_the_oracle_is_a_setting_that_needs_annotations() -> None:
+    method, images = method_of(config_of()), video(3)
+    config = config_of(keys="oracle")
+    assert method.guided(config)
+    assert not method.guided(config_of())
+    stream = method.guided_stream(config)
+    assert [len(stream.push_annotated(image, truth_of(Detections.empty()))) for image in images] == [1, 1, 1]
+    with pytest.raises(UserError, match="chooses key frames by the annotations"):
+        method.stream(config)
+    with pytest.raises(UserError, match="linking = 'seq-nms' with keys = 'oracle'"):
+        config_of(keys="oracle", linking="seq-nms")
 
 
 def test_frame_map_of_perfect_half_and_no_detections() -> None:

@@ -152,3 +152,11 @@ def test_a_nan_score_never_gets_in() -> None:
     builder.add("a", 0, broken)
     with pytest.raises(ValueError, match="NaN or infinite"):
         builder.build()
+
+
+def test_share_of_frames_on_which_a_stage_ran() -> None:
+    """Stage times of 0 say that it did not run, NaN that nobody looked."""
+    builder = DetectionBuilder()
+    for frame, times in enumerate([{"backbone": 3.0, "post": 1.0}, {"backbone": 0.0, "post": 1.0}, {"post": 2.0}, {}]):
+        builder.add("a", frame, Detections.empty(), times)
+    assert builder.build().stage_share() == {"backbone": 0.5, "post": 1.0}

@@ -17,7 +17,7 @@ from vodbench.evaluation.truth import TruthSet
 from vodbench.gains import study_gains
 from vodbench.gains.judge import kinds_of_frames
 from vodbench.gains.pairs import _published_difference
-from vodbench.records import Runtime, TrialRecord
+from vodbench.records import Accuracy, Runtime, TrialRecord
 from vodbench.studies import Study, load_study, parse_study, published_points
 
 METHODS: list[dict[str, Any]] = [{"method": "a", "knobs": {"T": [1, 2, 4]}}, {"method": "b"}]
@@ -172,7 +172,7 @@ def test_the_papers_difference_is_of_the_rows_that_say_most(a: Any, b: Any, expe
 def timed(record: TrialRecord, mean_ms: float, *, contended: bool = False) -> TrialRecord:
     runtime = Runtime(
         median_ms=1.0, p95_ms=1.0, p99_ms=1.0, mean_ms=mean_ms, low_ms=1.0, high_ms=1.0, fps=1.0, stage_ms={},
-        decode_ms=0.0, gflops=None, peak_memory_mb=0.0, latency_frames=0, num_frames=1, device="cpu", threads=1,
+        decode_ms=0.0, gflops=2 * mean_ms, peak_memory_mb=0.0, latency_frames=0, num_frames=1, device="cpu", threads=1,
         contended=contended,
     )  # fmt: skip
     return dataclasses.replace(record, runtime=runtime)
@@ -187,10 +187,28 @@ def test_speed_is_the_ratio_of_mean_times_over_the_seeds(
     comparison = {"name": "a - b", "a": {"method": "a", "knobs": {"T": 2}}, "b": {"method": "b"}}
     (gain,) = gains_of(study(comparison), known, data, tmp_path)
     assert gain.speed == pytest.approx(6.0)
+    assert gain.operations == pytest.approx(1 / 6.0)
     assert gain.contended is busy
     (unknown,) = gains_of(study(comparison), trials, data, tmp_path)
     assert unknown.speed is None
+    assert unknown.operations is None
     assert not unknown.contended
+
+
+def test_key_frames_are_the_mean_share_over_the_seeds(
+    trials: list[TrialRecord], data: tuple[TruthSet, DetectionSet], tmp_path: Path
+) -> None:
+    def told(record: TrialRecord) -> TrialRecord:
+        share = {"a": 0.1 + 0.2 * record.seed, "b": 1.0}[record.method]
+        accuracy = Accuracy(protocol="ilsvrc", map=0.5, low=0.5, high=0.5, stage_share={"backbone": share, "post": 1.0})
+        return dataclasses.replace(record, accuracy=accuracy)
+
+    comparison = {"name": "a - b", "a": {"method": "a", "knobs": {"T": 2}}, "b": {"method": "b"}}
+    (gain,) = gains_of(study(comparison), [told(r) for r in trials], data, tmp_path)
+    assert gain.a_keys == pytest.approx(0.2)
+    assert gain.b_keys == 1.0
+    (unknown,) = gains_of(study(comparison), trials, data, tmp_path)
+    assert unknown.a_keys is None
 
 
 def test_frames_by_motion_are_those_of_such_objects_alone(data: tuple[TruthSet, DetectionSet]) -> None:

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -106,8 +107,8 @@ def test_costs_sum_to_the_total(returned: list[int]) -> None:
 
 def test_a_pass_agrees_with_what_was_burnt(plain: ModuleType, own_time: None) -> None:
     config = plain.PlainConfig(T=3, backbone_ms=4, relation_ms=2)
-    timed_pass(plain.PlainMethod(config), config, IMAGES, CPU)  # first calls are slow
-    done = timed_pass(plain.PlainMethod(config), config, IMAGES, CPU)
+    timed_pass(partial(plain.PlainMethod(config).stream, config), IMAGES, CPU)  # first calls are slow
+    done = timed_pass(partial(plain.PlainMethod(config).stream, config), IMAGES, CPU)
     assert len(done.frame_ms) == 12
     assert done.latency_frames == 3
     assert (done.frame_ms >= 6).all()  # the first three got their share of close()
@@ -126,7 +127,7 @@ def test_drawing_frames_is_not_counted(plain: ModuleType, own_time: None) -> Non
             plain.burn(30)
             yield image
 
-    done = timed_pass(plain.PlainMethod(config), config, slow(), CPU)
+    done = timed_pass(partial(plain.PlainMethod(config).stream, config), slow(), CPU)
     assert len(done.frame_ms) == 3
     assert np.median(done.frame_ms) < 30
 
@@ -134,7 +135,7 @@ def test_drawing_frames_is_not_counted(plain: ModuleType, own_time: None) -> Non
 def test_a_pass_that_loses_frames_is_a_fault(plain: ModuleType) -> None:
     config = plain.PlainConfig(lose_at=0)
     with pytest.raises(AssertionError, match="took 12 frames and returned detections of 11"):
-        timed_pass(plain.PlainMethod(config), config, IMAGES, CPU)
+        timed_pass(partial(plain.PlainMethod(config).stream, config), IMAGES, CPU)
 
 
 # ---- counting -----------------------------------------------------------------------------------------------
@@ -142,14 +143,16 @@ def test_a_pass_that_loses_frames_is_a_fault(plain: ModuleType) -> None:
 
 def test_operations_of_a_linear_layer(plain: ModuleType) -> None:
     config = plain.PlainConfig(width=7)
-    counted = count(plain.PlainMethod(config), config, IMAGES, latency_frames=0)
+    method = plain.PlainMethod(config)
+    counted = count(method, partial(method.stream, config), IMAGES, latency_frames=0)
     assert counted.gflops == pytest.approx(2 * 16 * 24 * 3 * 7 / 1e9, rel=1e-12)
     assert counted.steady
 
 
 def test_a_short_snippet_is_counted_whole(plain: ModuleType) -> None:
     config = plain.PlainConfig(width=7, T=5)
-    counted = count(plain.PlainMethod(config), config, IMAGES, latency_frames=5)
+    method = plain.PlainMethod(config)
+    counted = count(method, partial(method.stream, config), IMAGES, latency_frames=5)
     assert counted.gflops == pytest.approx(2 * 16 * 24 * 3 * 7 / 1e9, rel=1e-12)
     assert not counted.steady
 
@@ -176,10 +179,10 @@ class Convolutions(torch.nn.Module):
 
 
 def test_operations_of_a_convolution_and_attention() -> None:
-    positions = 14 * 22
+    method, positions = Convolutions(), 14 * 22
     convolution = 2 * positions * 5 * 3 * 9
     attention = 2 * (2 * positions * positions * 5)
-    counted = count(Convolutions(), None, IMAGES, latency_frames=0)  # type: ignore[arg-type]
+    counted = count(method, method.stream, IMAGES, latency_frames=0)  # type: ignore[arg-type]
     assert counted.gflops == pytest.approx((convolution + attention) / 1e9, rel=1e-12)
 
 
@@ -351,8 +354,8 @@ def test_frames_beyond_the_memory_are_decoded_later(plain: ModuleType) -> None:
     whole, part = Sample(data, "val", infos), Sample(data, "val", infos, kept_bytes=3 * 16 * 24 * 3)
     assert len(part.decode_seconds) == 3
     for info in infos:
-        pairs = zip(whole.images(info), part.images(info), strict=True)
-        assert all(np.array_equal(a, b) for a, b in pairs)
+        pairs = zip(whole.annotated(info), part.annotated(info), strict=True)
+        assert all(np.array_equal(a[0], b[0]) and a[1] == b[1] for a, b in pairs)
 
 
 @pytest.mark.parametrize(

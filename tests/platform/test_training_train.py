@@ -178,7 +178,7 @@ def test_two_callers_train_once(learner: ModuleType, trained: Trained, tmp_path:
 def test_a_weight_that_is_not_finite_is_never_written(
     learner: ModuleType, tmp_path: Path, trained: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def poison(self: Any, *_: object) -> None:
+    def poison(self: Any, *_: object, **__: object) -> None:
         self.module.head.bias.data[0] = float("nan")
 
     monkeypatch.setattr("vodbench.training.loop.StageTrainer.run", poison)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Self
 
-from vodbench.errors import unknown
+from vodbench.errors import UserError, unknown
 from vodbench.knobs import MethodConfig, knob
 from vodbench_methods.propagation.config import SMALL as FLOW_SMALL
 from vodbench_methods.propagation.config import TINY as FLOW_TINY
@@ -23,9 +23,10 @@ class UnifiedInference(MethodConfig):
 
     keys: str = knob(
         "adaptive",
-        "key frames: every l-th frame, or a frame of which more than gamma would have to be computed anew",
+        "key frames: every l-th frame; a frame of which more than gamma would have to be computed anew; or (oracle) "
+        "wherever that frame's annotation says it helps, a bound for comparison",
         kind="inference",
-        choices=("interval", "adaptive"),
+        choices=("interval", "adaptive", "oracle"),
     )
     gamma: float = knob(
         0.2,
@@ -78,6 +79,14 @@ class THPConfig(UnifiedInference, KeyFrameConfig):
     forced_share: float = knob(
         2 / 3, "share of training clips updated nowhere (one half) or everywhere, whatever is predicted", low=0, high=1
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.keys == "oracle" and self.linking != "none":
+            raise UserError(
+                f"linking = '{self.linking}' with keys = 'oracle' is not accepted: the oracle judges each frame by its "
+                "own detections; give linking = 'none'"
+            )
 
     def row(self, name: str) -> Self:
         """The same weights, used as a row of Table 1 says. ``UserError`` for an unknown row."""

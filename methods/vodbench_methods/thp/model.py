@@ -20,6 +20,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from vodbench.errors import UserError
 from vodbench.knobs import MethodConfig
 from vodbench.spec import Clip, Clock, Detections, Image, Stream
 from vodbench_methods.detection.clock import NullClock
@@ -31,6 +32,7 @@ from vodbench_methods.thp.aggregation import RecursiveAggregation
 from vodbench_methods.thp.config import THPConfig
 from vodbench_methods.thp.context import KeptMaps, KeyFrameContext
 from vodbench_methods.thp.masks import update_mask, with_mask_gradient
+from vodbench_methods.thp.oracle import OracleStream
 from vodbench_methods.thp.partial import PartialExtractor
 from vodbench_methods.thp.reference import detect_by_definition
 from vodbench_methods.thp.stream import UnifiedStream
@@ -111,7 +113,19 @@ class THP(FlowDetector):
         clock = clock or NullClock()
         return self.detector.linked(own, clock, lambda answer: UnifiedStream(self, own, clock, answer, keys=iter(keys)))
 
+    def guided(self, config: THPConfig) -> bool:
+        return config.keys == "oracle"
+
+    def guided_stream(self, config: THPConfig, clock: Clock | None = None) -> OracleStream:
+        own: THPConfig = inference_config(self.config, config)
+        return OracleStream(self, own, clock)
+
     def answer_stream(self, config: THPConfig, clock: Clock, answer: Answer[Found]) -> AnswerStream[Found]:
+        if self.guided(config):
+            raise UserError(
+                "keys = 'oracle' chooses key frames by the annotations, which a video by itself has not; give "
+                "'adaptive' or 'interval', or evaluate on annotated snippets"
+            )
         return UnifiedStream(self, config, clock, answer)
 
     def detect_in_video(self, images: Sequence[Image], reference: int, config: Any) -> Detections:

@@ -2,13 +2,11 @@
 
 A bound on what a schedule could gain, not a method: every frame is detected both as a key frame and as one between key
 frames, and the better answer, by the mAP of that frame alone, decides what it is and what later frames start from.
-The schedule found can be streamed (``THP.scheduled_stream``) to see what it would cost if it were known.
+What it would cost, if the schedule were known, is what streaming that schedule costs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,7 +15,7 @@ from torch import Tensor
 from vodbench.detections import DetectionBuilder
 from vodbench.evaluation import evaluate
 from vodbench.evaluation.truth import from_frames
-from vodbench.spec import ClassInfo, Detections, Frame, Image, Truth
+from vodbench.spec import ClassInfo, Clock, Detections, Frame, Image, Stream, Truth
 from vodbench_methods.detection.clock import NullClock
 from vodbench_methods.detection.records import Batch
 from vodbench_methods.thp.steps import KeyFrame, Steps
@@ -27,34 +25,35 @@ if TYPE_CHECKING:
     from vodbench_methods.thp.model import THP
 
 
-@dataclass(frozen=True, slots=True)
-class OracleSchedule:
-    """Of one snippet: which of its frames are key frames, and what is found so."""
+class OracleStream:
+    """A ``GuidedStream``; of equal answers, the cheaper is taken: no key frame.
 
-    keys: tuple[bool, ...]
-    detections: tuple[Detections, ...]
-
-
-@torch.inference_mode()
-def oracle_schedule(
-    method: THP, images: Iterable[Image], truths: Iterable[Truth], config: THPConfig, protocol: str = "ilsvrc"
-) -> OracleSchedule:
-    """The schedule of the frames of one snippet; of equal answers, the cheaper is taken: no key frame.
-
-    ``config``'s own rule for key frames (``keys``, ``key_frame_interval``, ``gamma``) is not used, nor is linking.
+    ``config``'s other rules for key frames (``key_frame_interval``, ``gamma``) are not used, nor is linking.
     """
-    steps, key = Steps(method, config, NullClock()), None
-    keys, detections = [], []
-    for image, truth in zip(images, truths, strict=True):
+
+    def __init__(self, method: THP, config: THPConfig, clock: Clock | None = None, protocol: str = "ilsvrc") -> None:
+        self._steps, self._protocol = Steps(method, config, clock or NullClock()), protocol
+        self._key: KeyFrame | None = None
+        self.keys: list[bool] = []  # of the frames so far: which are key frames
+
+    @torch.inference_mode()
+    def push_annotated(self, image: Image, truth: Truth) -> list[Detections]:
+        steps = self._steps
         batch = steps.prepared(image)
-        if key is None or image.shape != key.shape:
-            key = steps.first(batch, image)
-            is_key, found = True, _detected(steps, key.gathered, batch)
+        if self._key is None or image.shape != self._key.shape:
+            is_key, self._key = True, steps.first(batch, image)
+            found = _detected(steps, self._key.gathered, batch)
         else:
-            is_key, found, key = _better(steps, batch, key, truth, protocol)
-        keys.append(is_key)
-        detections.append(found)
-    return OracleSchedule(tuple(keys), tuple(detections))
+            is_key, found, self._key = _better(steps, batch, self._key, truth, self._protocol)
+        self.keys.append(is_key)
+        return [found]
+
+    def close(self) -> list[Detections]:
+        return []
+
+    def replayed(self, clock: Clock | None = None) -> Stream:
+        """The schedule found, as ``THP.scheduled_stream`` does it."""
+        return self._steps.method.scheduled_stream(tuple(self.keys), self._steps.config, clock)
 
 
 def _better(

@@ -17,7 +17,7 @@ from vodbench.errors import UserError, unknown
 from vodbench.knobs import MethodConfig
 from vodbench.records import Runtime
 from vodbench.registry import method_spec, table
-from vodbench.spec import Image, MethodSpec, SnippetInfo
+from vodbench.spec import Image, MethodSpec, SnippetInfo, Truth
 from vodbench.timing.runtime import measure_sample
 
 EPILOG = shared.example(
@@ -81,6 +81,10 @@ class MadeUpFrames:
         self.snippets = [SnippetInfo(f"made-up-{n}", num_frames) for n in range(num_snippets)]
         self.decode_seconds: list[float] = []
         self._size = (size, round(size * 5 / 3))
+
+    def annotated(self, snippet: SnippetInfo) -> Iterator[tuple[Image, Truth]]:
+        """The same with nothing in them."""
+        return ((image, Truth.empty()) for image in self.images(snippet))
 
     def images(self, snippet: SnippetInfo) -> Iterator[Image]:
         rng = np.random.default_rng(self.snippets.index(snippet))

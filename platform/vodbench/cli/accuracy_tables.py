@@ -21,6 +21,9 @@ def print_accuracy(accuracy: Accuracy, *, with_interval: bool) -> None:
     at_half = "" if accuracy.map50 is None else f"   (IoU 0.5:0.95; AP50 {accuracy.map50:.3f})"
     output.print(f"[bold]mAP {accuracy.map:.3f}[/]{interval}{at_half}")
     output.print(f"{accuracy.protocol}, {accuracy.num_snippets} snippets, {accuracy.num_frames} frames")
+    seldom = {stage: share for stage, share in accuracy.stage_share.items() if share < 1}
+    if seldom:
+        output.print("not on every frame: " + ", ".join(f"{stage} {share:.0%}" for stage, share in seldom.items()))
     for title, values in (
         ("class", accuracy.per_class),
         ("motion", accuracy.motion),

@@ -34,6 +34,6 @@ def command(
     overrides = {f"data.generate.{name}": value for name, value in asked.items() if value is not None}
     study = sweep.Asked(study="demo", overrides={**overrides, "seeds": [seed]}, out=join(out, "sweep"), video=out)
     folder = sweep.run(study).folder
-    write_report(folder)
+    write_report([folder])
     console.print(f"the demo took {time.monotonic() - started:.0f} s")
     Console().print(f"report: {escape(join(folder, 'report.html'))}", soft_wrap=True)

@@ -120,6 +120,8 @@ def figures(accuracy: Accuracy, settings: Settings) -> dict[str, Any]:
         values["motion"] = accuracy.motion
     if accuracy.deteriorations:
         values["deteriorations"] = accuracy.deteriorations
+    if accuracy.stage_share:
+        values["stage_share"] = accuracy.stage_share
     if settings.bootstrap:
         values |= {"low": accuracy.low, "high": accuracy.high, "interval": [accuracy.low, accuracy.high]}
         values |= {"bootstrap": settings.bootstrap, "seed": settings.seed}

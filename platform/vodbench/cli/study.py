@@ -113,7 +113,10 @@ def _json_text(found: Sequence[Gain]) -> str:
 
 def _table(found: Sequence[Gain]) -> Table:
     """One row a comparison; an interval without 0 is marked, and so is a speed taken on a busy device."""
-    caption = "* the 95% interval over snippets does not hold 0; ~ measured on a busy device"
+    caption = (
+        "* the 95% interval over snippets does not hold 0; ~ measured on a busy device; key frames: share of frames "
+        "that the backbone saw in full, of a and of b"
+    )
     table = Table(box=None, pad_edge=False, caption=caption)
     columns = (
         "comparison",
@@ -123,6 +126,8 @@ def _table(found: Sequence[Gain]) -> Table:
         "by seed",
         "deteriorated frames",
         "a's speed",
+        "a's GFLOPs",
+        "key frames",
         "paper",
     )
     for name in columns:
@@ -136,9 +141,18 @@ def _table(found: Sequence[Gain]) -> Table:
             " ".join(f"{value:+.3f}" for value in gain.every_frame.by_seed),
             "" if gain.deteriorated is None else _shown(gain.deteriorated),
             "" if gain.speed is None else f"{'~' if gain.contended else ''}x {gain.speed:.2f}",
+            "" if gain.operations is None else f"x {gain.operations:.2f}",
+            _key_frames(gain),
             "" if gain.paper is None else f"{gain.paper:+.3f}",
         )
     return table
+
+
+def _key_frames(gain: Gain) -> str:
+    """Empty where every frame is one for both."""
+    if gain.a_keys is None or gain.b_keys is None or gain.a_keys == gain.b_keys == 1:
+        return ""
+    return f"{gain.a_keys:.0%} {gain.b_keys:.0%}"
 
 
 def _motion_table(found: Sequence[Gain]) -> Table:

@@ -44,6 +44,7 @@ def command(
     retry_stopped: Annotated[
         bool, typer.Option(help="Train to their end what was stopped as hopeless before.")
     ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No live view: a line for each trial that ended.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object of figures as the last line.")] = False,
 ) -> None:
     """Train, detect, judge and time every trial of a study. The same command continues an interrupted sweep."""
@@ -61,6 +62,7 @@ def command(
             ray=ray,
             retry_failed=retry_failed,
             retry_stopped=retry_stopped,
+            quiet=quiet,
         )
     )
     if json:
@@ -84,6 +86,7 @@ class Asked:
     ray: str | None = None
     retry_failed: bool = False
     retry_stopped: bool = False
+    quiet: bool = False
 
 
 @dataclass(frozen=True)
@@ -169,7 +172,12 @@ def _run(asked: Asked, study: Study, out: str) -> tuple[SweepResult, str]:
     warn_of_beginnings(missing_beginnings(study, plan.context.folder, plan.context.data_fingerprint))
     _check_cluster(study, asked.ray)
     result = run_sweep(
-        plan, console, ray_address=asked.ray, retry_failed=asked.retry_failed, retry_stopped=asked.retry_stopped
+        plan,
+        console,
+        ray_address=asked.ray,
+        retry_failed=asked.retry_failed,
+        retry_stopped=asked.retry_stopped,
+        quiet=asked.quiet,
     )
     return result, plan.context.folder
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -45,7 +45,8 @@ def evaluate(
     Raises:
         UserError: unknown protocol; detections of other data, frames or classes; no ground truth at all.
     """
-    return summarise(match(_with_objects(truth), detections, protocol_named(protocol)), bootstrap, seed)
+    matching = match(_with_objects(truth), detections, protocol_named(protocol))
+    return replace(summarise(matching, bootstrap, seed), stage_share=detections.stage_share())
 
 
 def summarise(matching: Matching, bootstrap: int = 1000, seed: int = 0) -> Accuracy:

@@ -30,7 +30,7 @@ def front_figure(points: Sequence[Point], published: Sequence[PublishedPoint] = 
     """
     timed = [p for p in published if p.runtime_ms is not None and p.map is not None]
     colours = method_colours([p.record.method for p in points] + [p.method for p in timed])
-    figure = _panels(bool(timed))
+    figure = panels(bool(timed))
     xs, ys = staircase(points)
     line: dict[str, Any] = {"color": FRONT_LINE, "width": 1.5, "dash": "dot"}
     figure.add_trace(go.Scatter(x=xs, y=ys, mode="lines", line=line, name="front", hoverinfo="skip"), row=1, col=1)
@@ -44,7 +44,7 @@ def front_figure(points: Sequence[Point], published: Sequence[PublishedPoint] = 
     for method, colour in colours.items():
         printed = [p for p in timed if p.method == method]
         if printed:
-            figure.add_trace(_published_trace(printed, colour, method), row=1, col=2)
+            figure.add_trace(published_trace(printed, colour, method), row=1, col=2)
     figure.update_xaxes(title=RUNTIME_AXIS, rangemode="tozero", row=1, col=1)
     figure.update_yaxes(title=accuracy_axis(points), row=1, col=1)
     if timed:
@@ -54,7 +54,7 @@ def front_figure(points: Sequence[Point], published: Sequence[PublishedPoint] = 
     return figure
 
 
-def _panels(with_published: bool) -> go.Figure:
+def panels(with_published: bool) -> go.Figure:
     if not with_published:
         return make_subplots(rows=1, cols=1)
     titles = ("measured here", "published (the papers' hardware and data)")
@@ -67,8 +67,8 @@ def _trace(points: Sequence[Point], colour: str, name: str, *, size: int) -> go.
     return go.Scatter(
         x=[p.runtime.mean_ms for p in points],
         y=[p.accuracy.map for p in points],
-        error_x=_bars([(p.runtime.low_ms, p.runtime.mean_ms, p.runtime.high_ms) for p in points], colour),
-        error_y=_bars([(p.accuracy.low, p.accuracy.map, p.accuracy.high) for p in points], colour),
+        error_x=bars([(p.runtime.low_ms, p.runtime.mean_ms, p.runtime.high_ms) for p in points], colour),
+        error_y=bars([(p.accuracy.low, p.accuracy.map, p.accuracy.high) for p in points], colour),
         mode="markers",
         marker={"color": colour, "size": size, "symbol": symbols},
         name=name,
@@ -77,7 +77,7 @@ def _trace(points: Sequence[Point], colour: str, name: str, *, size: int) -> go.
     )
 
 
-def _bars(intervals: Sequence[tuple[float, float, float]], colour: str) -> dict[str, Any]:
+def bars(intervals: Sequence[tuple[float, float, float]], colour: str) -> dict[str, Any]:
     return {
         "type": "data",
         "symmetric": False,
@@ -103,7 +103,7 @@ def _hover(point: Point) -> str:
     return "<br>".join(lines + [f"<b>{mark}</b>" for mark, holds in marks.items() if holds])
 
 
-def _published_trace(printed: Sequence[PublishedPoint], colour: str, method: str) -> go.Scatter:
+def published_trace(printed: Sequence[PublishedPoint], colour: str, method: str) -> go.Scatter:
     return go.Scatter(
         x=[p.runtime_ms for p in printed],
         y=[p.map for p in printed],

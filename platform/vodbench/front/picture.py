@@ -46,11 +46,11 @@ def front_png(points: Sequence[Point], published: Sequence[PublishedPoint] = (),
     axes = figure.subplots(1, 2 if timed else 1, squeeze=False, gridspec_kw=widths)[0]
     _measured(axes[0], points, colours)
     if timed:
-        _published(axes[1], timed, colours)
+        draw_published(axes[1], timed, colours)
     figure.suptitle(textwrap.fill(title, _TITLE_WIDTH[len(axes)]), fontsize=11)
     handles, names = axes[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=4, fontsize=8, frameon=False)
-    _place_captions(figure, axes)
+    place_captions(figure, axes)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return buffer.getvalue()
@@ -72,7 +72,7 @@ def _measured(axes: Any, points: Sequence[Point], colours: dict[str, str]) -> No
     axes.grid(alpha=0.25)
 
 
-def _place_captions(figure: Figure, panels: Sequence[Any]) -> None:
+def place_captions(figure: Figure, panels: Sequence[Any]) -> None:
     """Move captions that would cover one another or a point, or leave their panel, to another side of their point."""
     figure.canvas.draw()
     for axes in (panel for panel in panels if panel.texts):
@@ -113,7 +113,7 @@ def _scatter(axes: Any, points: Sequence[Point], colour: str, label: str, *, siz
         )
 
 
-def _published(axes: Any, timed: Sequence[PublishedPoint], colours: dict[str, str]) -> None:
+def draw_published(axes: Any, timed: Sequence[PublishedPoint], colours: dict[str, str]) -> None:
     for method in dict.fromkeys(p.method for p in timed):
         chosen = [p for p in timed if p.method == method]
         axes.scatter([p.runtime_ms for p in chosen], [p.map for p in chosen], marker="D", s=28,

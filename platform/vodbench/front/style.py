@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from vodbench.front.points import Point
 
 # Okabe & Ito's palette: told apart by readers with colour-vision deficiencies.
-_PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DOMINATED = "#b8b8b8"
 FRONT_LINE = "#444444"
 RUNTIME_AXIS = "mean runtime (ms a frame)"
@@ -23,7 +23,7 @@ def accuracy_axis(points: Sequence[Point]) -> str:
 def method_colours(methods: Sequence[str]) -> dict[str, str]:
     """One colour a method, in order of first appearance."""
     ordered = list(dict.fromkeys(methods))
-    return {method: _PALETTE[i % len(_PALETTE)] for i, method in enumerate(ordered)}
+    return {method: PALETTE[i % len(PALETTE)] for i, method in enumerate(ordered)}
 
 
 def staircase(points: Sequence[Point]) -> tuple[list[float], list[float]]:

@@ -78,10 +78,7 @@ class Judge:
         """(mAP, its resamples) of a trial on these frames; the same resamples of snippets for every trial."""
         key = frames, record.fingerprint
         if key not in self._samples:
-            matching, chosen = self._matching(record), self._frames[frames]
-            mean = mean_ap(average_precision(matching, on_frames(matching, chosen)))
-            samples = bootstrap_map(matching, self._settings.bootstrap, 0, chosen)
-            self._samples[key] = (mean or 0.0, samples)
+            self._samples[key] = resampled_map(self._matching(record), self._frames[frames], self._settings.bootstrap)
         return self._samples[key]
 
     def _matching(self, record: TrialRecord) -> Matching:
@@ -89,6 +86,13 @@ class Judge:
             found = read_detections(self._detections(record))
             self._matchings[record.fingerprint] = match(self._truth, found, protocol_named(self._settings.protocol))
         return self._matchings[record.fingerprint]
+
+
+def resampled_map(matching: Matching, frames: Bools, resamples: int) -> tuple[float, Doubles]:
+    """(mAP, its (resamples,) bootstrap) on these frames, (F,); the same resamples of snippets for every matching of
+    the same ground truth, so that differences and maxima over trials can be taken resample by resample."""
+    mean = mean_ap(average_precision(matching, on_frames(matching, frames)))
+    return mean or 0.0, bootstrap_map(matching, resamples, 0, frames)
 
 
 def kinds_of_frames(truth: TruthSet) -> dict[str, Bools]:

@@ -11,7 +11,7 @@ import numpy as np
 from vodbench.errors import UserError
 from vodbench.evaluation.truth import TruthSet
 from vodbench.gains.judge import Detections, Judge, Paired
-from vodbench.records import TrialRecord
+from vodbench.records import Runtime, TrialRecord
 from vodbench.studies import PublishedPoint, Study, published_points
 from vodbench.studies.model import Comparison, Selector
 
@@ -25,6 +25,9 @@ class Gain:
     b_map: float
     on_frames: Mapping[str, Paired]  # every_frame; deteriorated and slow, medium, fast where the data tell them
     speed: float | None  # frames that a does in the time of one of b; None where not both runtimes are known
+    operations: float | None  # GFLOPs of a frame of a over those of b, where both were counted
+    a_keys: float | None  # share of the frames that a's backbone saw in full; None where that was not told
+    b_keys: float | None
     contended: bool  # one of those was measured on a busy device
     paper: float | None  # the papers' own difference, where both have a published point of one table
 
@@ -42,6 +45,9 @@ class Gain:
             "a_map": self.a_map,
             "b_map": self.b_map,
             "speed": self.speed,
+            "operations": self.operations,
+            "a_keys": self.a_keys,
+            "b_keys": self.b_keys,
             "contended": self.contended,
             "paper": self.paper,
             **{name: paired.figures() for name, paired in self.on_frames.items()},
@@ -128,20 +134,35 @@ def _gain(
         a_map=judge.mean_map(a),
         b_map=judge.mean_map(b),
         on_frames=judge.differences(a, b),
-        speed=_speed(a, b),
+        speed=_mean_ratio(b, a, lambda runtime: runtime.mean_ms),
+        operations=_mean_ratio(a, b, lambda runtime: runtime.gflops),
+        a_keys=_key_frames(a),
+        b_keys=_key_frames(b),
         contended=any(runtime is not None and runtime.contended for runtime in runtimes),
         paper=_published_difference(a[seed], b[seed], published),
     )
 
 
-def _speed(a: Mapping[int, TrialRecord], b: Mapping[int, TrialRecord]) -> float | None:
-    """The geometric mean over seeds of mean times a frame: medians would not see key frames."""
-    ratios = [
-        y.runtime.mean_ms / x.runtime.mean_ms
-        for x, y in ((a[seed], b[seed]) for seed in a)
-        if x.runtime is not None and y.runtime is not None
-    ]
-    return float(np.exp(np.mean(np.log(ratios)))) if len(ratios) == len(a) else None
+def _mean_ratio(
+    over: Mapping[int, TrialRecord], under: Mapping[int, TrialRecord], figure: Callable[[Runtime], float | None]
+) -> float | None:
+    """The geometric mean over seeds; None where a seed has not both figures.
+
+    Of times, the mean a frame is taken: a median would not see key frames.
+    """
+    logs = []
+    for seed in over:
+        x, y = (None if (r := side[seed].runtime) is None else figure(r) for side in (over, under))
+        if not x or not y:
+            return None
+        logs.append(np.log(x / y))
+    return float(np.exp(np.mean(logs)))
+
+
+def _key_frames(trials: Mapping[int, TrialRecord]) -> float | None:
+    shares = [record.accuracy.key_frame_share for record in trials.values() if record.accuracy]
+    known = [share for share in shares if share is not None]
+    return float(np.mean(known)) if known and len(known) == len(trials) else None
 
 
 def _published_difference(a: TrialRecord, b: TrialRecord, published: Sequence[PublishedPoint]) -> float | None:

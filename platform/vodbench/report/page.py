@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -49,7 +49,7 @@ def render_report(out: str) -> str:
     values: dict[str, Any] = {
         "study": study,
         "study_yaml": yaml.safe_dump(study.to_mapping(), sort_keys=False),
-        "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "made": made_now(),
         "records": records,
         "failed": [r for r in records if r.status == "failed"],
         "stopped": [r for r in records if r.status == "stopped"],
@@ -57,14 +57,23 @@ def render_report(out: str) -> str:
         "best": best,
         "classes": list(best[0].accuracy.per_class),
         "published": published[:_MAX_PUBLISHED],
-        "figures": [_embedded(figure, first=n == 0) for n, figure in enumerate(figures)],
+        "figures": [embedded(figure, first=n == 0) for n, figure in enumerate(figures)],
         "has_deteriorations": any(p.accuracy.deteriorations for p in best),
         **_against_baseline(out, study, best),
     }
+    return rendered("report.html.j2", values)
+
+
+def rendered(template: str, values: Mapping[str, Any]) -> str:
+    """A page from a template of this package."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("vodbench.report", "templates"), autoescape=True, undefined=jinja2.StrictUndefined
     )
-    return environment.get_template("report.html.j2").render(values)
+    return environment.get_template(template).render(values)
+
+
+def made_now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
 def best_of_each_method(points: Sequence[Point], methods: Sequence[str]) -> list[Point]:
@@ -77,7 +86,7 @@ def best_of_each_method(points: Sequence[Point], methods: Sequence[str]) -> list
     return [best[method] for method in dict.fromkeys(methods) if method in best]
 
 
-def _embedded(figure: Any, *, first: bool) -> str:
+def embedded(figure: Any, *, first: bool) -> str:
     """A figure as HTML; the first carries plotly's script, so the page needs no network."""
     return str(figure.to_html(full_html=False, include_plotlyjs=first, config={"displaylogo": False}))
 

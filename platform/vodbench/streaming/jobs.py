@@ -13,7 +13,7 @@ from vodbench.device import pick_device
 from vodbench.knobs import MethodConfig
 from vodbench.prefetch import prefetch
 from vodbench.reading import FRAMES_AHEAD, DecodedFrame, decoded, read_frames
-from vodbench.spec import Dataset, Detections, Frame, Image, SnippetInfo
+from vodbench.spec import Dataset, Detections, Frame, Image, SnippetInfo, Truth
 from vodbench.streaming.caches import cached_dataset, cached_method
 from vodbench.streaming.parts import BAD_FRAMES, finished, part_url
 from vodbench.streaming.snippet import SnippetError, SnippetResult, detect_snippet
@@ -97,7 +97,7 @@ def _run(job: Job, ready: Iterator[DecodedFrame]) -> None:
     taken = _Taken(job, ready)
     with working():
         try:
-            results = detect_snippet(method, [s.config for s in job.settings], taken.images(), device)
+            results = detect_snippet(method, [s.config for s in job.settings], taken.images(), device, taken.truth)
         except SnippetError as error:
             name = job.settings[0].provenance.get("method", "method")
             raise SnippetError(f"{name}, snippet '{job.snippet.id}', {error}") from error
@@ -110,6 +110,7 @@ class _Taken:
 
     def __init__(self, job: Job, ready: Iterator[DecodedFrame]) -> None:
         self._job, self._ready = job, ready
+        self._truth = Truth.empty()
         self.good: list[int] = []
         self.bad: list[DecodedFrame] = []
 
@@ -124,7 +125,12 @@ class _Taken:
                 self.bad.append(frame)
                 continue
             self.good.append(index)
+            self._truth = frame.truth
             yield frame.pixels()
+
+    def truth(self) -> Truth:
+        """The annotation of the image that was drawn last."""
+        return self._truth
 
 
 def _keep(snippet: SnippetInfo, setting: Setting, result: SnippetResult, taken: _Taken) -> None:

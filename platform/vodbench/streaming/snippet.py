@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,17 @@ import torch
 from vodbench.errors import UserError
 from vodbench.fingerprint import fingerprint
 from vodbench.knobs import MethodConfig
-from vodbench.spec import Detections, EncodedStream, FrameEncoder, Image, Method, Stream
+from vodbench.spec import (
+    Detections,
+    EncodedStream,
+    FrameEncoder,
+    GuidedMethod,
+    GuidedStream,
+    Image,
+    Method,
+    Stream,
+    Truth,
+)
 from vodbench.timing.attribution import frame_costs
 from vodbench.timing.clock import StageClock
 
@@ -31,7 +41,11 @@ class SnippetResult:
 
 
 def detect_snippet(
-    method: Method, configs: Sequence[MethodConfig], images: Iterable[Image], device: torch.device | None = None
+    method: Method,
+    configs: Sequence[MethodConfig],
+    images: Iterable[Image],
+    device: torch.device | None = None,
+    truth: Callable[[], Truth] | None = None,
 ) -> list[SnippetResult]:
     """Stream one snippet, once for all configurations: each gets what it would get alone.
 
@@ -42,6 +56,7 @@ def detect_snippet(
         method: in evaluation mode, on ``device``.
         configs: may differ from the method's own in inference knobs.
         images: (H, W, 3) uint8 RGB, in order; drawn one at a time.
+        truth: the annotation of the image drawn last, for configurations that look at it (``GuidedMethod``).
 
     Raises:
         SnippetError: from what the method raised, naming the frame it was given last.
@@ -51,7 +66,7 @@ def detect_snippet(
     taken = 0
     with torch.inference_mode():
         try:
-            passes = [_Pass(method, config, device) for config in configs]
+            passes = [_started(method, config, device, truth) for config in configs]
             groups = _groups(method, passes, device)
             for number, image in enumerate(images):
                 where = f"frame {number}"
@@ -68,14 +83,36 @@ def detect_snippet(
     return [each.result() for each in passes]
 
 
+def _started(
+    method: Method, config: MethodConfig, device: torch.device | None, truth: Callable[[], Truth] | None
+) -> _Pass:
+    clock = StageClock(device)
+    if truth is not None and isinstance(method, GuidedMethod) and method.guided(config):
+        stream: Stream = _Annotated(method.guided_stream(config, clock), truth)
+    else:
+        stream = method.stream(config, clock)
+    return _Pass(type(method).__name__, config, stream, clock)
+
+
+class _Annotated:
+    """A guided stream as a stream of images."""
+
+    def __init__(self, stream: GuidedStream, truth: Callable[[], Truth]) -> None:
+        self._stream, self._truth = stream, truth
+
+    def push(self, image: Image) -> list[Detections]:
+        return self._stream.push_annotated(image, self._truth())
+
+    def close(self) -> list[Detections]:
+        return self._stream.close()
+
+
 class _Pass:
     """The stream of one configuration, and what came out of it so far."""
 
-    def __init__(self, method: Method, config: MethodConfig, device: torch.device | None) -> None:
-        self.config = config
-        self._name = type(method).__name__
-        self._clock = StageClock(device)
-        self.stream: Stream = method.stream(config, self._clock)
+    def __init__(self, name: str, config: MethodConfig, stream: Stream, clock: StageClock) -> None:
+        self.config, self.stream = config, stream
+        self._name, self._clock = name, clock
         self._found: list[Detections] = []
         self._returned: list[int] = []
         self._times: list[StageTimes] = []

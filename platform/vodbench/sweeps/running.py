@@ -85,10 +85,12 @@ def run_sweep(
     ray_address: str | None = None,
     retry_failed: bool = False,
     retry_stopped: bool = False,
+    quiet: bool = False,
 ) -> SweepResult:
     """Run what is not on disk yet and record it in MLflow. ``UserError`` when the folder belongs to another study.
 
     ``retry_failed`` runs trials again that failed, ``retry_stopped`` those to their end that were given up as hopeless.
+    ``quiet``: a line for each trial that ended, and no live view.
     """
     context = plan.context
     folder = StudyFolder(context.folder)
@@ -104,7 +106,7 @@ def run_sweep(
         )
         complete = False
         try:
-            _run_missing(plan, dict(known), recorder.deliver, console, ray_address)
+            _run_missing(plan, dict(known), recorder.deliver, console, ray_address, quiet)
             complete = True
         except KeyboardInterrupt:
             console.print("interrupted; the same command continues where this one stopped")
@@ -127,6 +129,7 @@ def _run_missing(
     deliver: Callable[[TrialRecord, Sequence[Step]], None],
     console: Console,
     ray_address: str | None,
+    quiet: bool,
 ) -> None:
     # Ray and Optuna take seconds to import: what can be wrong is said before.
     from vodbench.sweeps.search import ListSearch, StudySearch
@@ -145,7 +148,7 @@ def _run_missing(
     if done >= total:
         return
     start_ray(ray_address)
-    with SweepProgress(console, total, done) as progress:
+    with SweepProgress(console, total, done, known=known.values(), quiet=quiet) as progress:
         if isinstance(search, ListSearch) and context.study.workers.concurrent_trials == 1:
             _prepare(plan, missing, progress)
 

@@ -12,8 +12,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from vodbench.knobs import MethodConfig
 from vodbench.spec import Image, Method, Stream
+from vodbench.timing.clock import NullClock
+from vodbench.timing.passes import StartStream
 
 # Fewer frames than this are no steady state: then a whole snippet is counted, filling and emptying included.
 MIN_STEADY_FRAMES = 4
@@ -64,8 +65,8 @@ class PeakTensorBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.current -= self._live.pop(key, 0)
 
 
-def count(method: Method, config: MethodConfig, images: Sequence[Image], latency_frames: int | None) -> Count:
-    """Stream ``images`` once and count.
+def count(method: Method, start: StartStream, images: Sequence[Image], latency_frames: int | None) -> Count:
+    """Stream ``images`` once through the stream of ``method`` that ``start`` begins, and count.
 
     The steady state begins when a buffer of ``2 * latency_frames + 1`` frames has been filled; from there every push
     is counted up to the last image. A snippet that is too short for that, and every snippet of a method that answers at
@@ -77,7 +78,7 @@ def count(method: Method, config: MethodConfig, images: Sequence[Image], latency
     memory = PeakTensorBytes([*method.parameters(), *method.buffers()])
     counter = FlopCounterMode(display=False)
     with torch.inference_mode(), memory:
-        stream = method.stream(config)
+        stream = start(NullClock())
         if steady:
             for image in images[:skipped]:
                 stream.push(image)

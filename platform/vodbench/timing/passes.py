@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,11 +11,12 @@ import numpy.typing as npt
 import torch
 
 from vodbench.device import synchronize
-from vodbench.knobs import MethodConfig
-from vodbench.spec import Clock, Image, Method
+from vodbench.spec import Clock, Image, Stream
 from vodbench.timing.attribution import frame_costs
 from vodbench.timing.clock import NullClock, StageClock
 from vodbench.timing.contention import CpuCount, cpu_share
+
+StartStream = Callable[[Clock], Stream]
 
 OTHER = "other"  # time inside push and close, but outside every stage
 
@@ -61,8 +62,7 @@ class _Timer:
 
 
 def timed_pass(
-    method: Method,
-    config: MethodConfig,
+    start: StartStream,
     images: Iterable[Image],
     device: torch.device,
     *,
@@ -79,7 +79,7 @@ def timed_pass(
     returned: list[int] = []
     lag = 0
     with torch.inference_mode():
-        stream = method.stream(config, clock)
+        stream = start(clock)
         for image in images:
             started = timer.start()
             found = stream.push(image)
@@ -91,7 +91,7 @@ def timed_pass(
         timer.stop(started)
     if sum(returned) + len(last) != len(returned):
         raise AssertionError(
-            f"{type(method).__name__}: its stream took {len(returned)} frames and returned detections of "
+            f"{type(stream).__name__} took {len(returned)} frames and returned detections of "
             f"{sum(returned) + len(last)}"
         )
     *pushes, close = (1e3 * s for s in timer.seconds)

@@ -14,7 +14,7 @@ GFLOPs      2 x multiply-adds of convolutions, matrix products and attention, in
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -29,11 +29,11 @@ from vodbench.errors import UserError
 from vodbench.knobs import MethodConfig
 from vodbench.records import Runtime
 from vodbench.registry import method_spec
-from vodbench.spec import Method, SnippetInfo
+from vodbench.spec import GuidedMethod, Image, Method, SnippetInfo, Truth
 from vodbench.timing.clock import torch_threads
 from vodbench.timing.counting import Count, count
 from vodbench.timing.gate import measuring
-from vodbench.timing.passes import Pass, timed_pass
+from vodbench.timing.passes import Pass, StartStream, timed_pass
 from vodbench.timing.rounds import Rounds, measure_rounds
 from vodbench.timing.sample import Frames, Sample, sample_snippets
 
@@ -100,13 +100,17 @@ def measure_sample(
     method.eval().to(device)
     longest = max(sample.snippets, key=lambda s: s.num_frames)
 
+    def images(snippet: SnippetInfo) -> Iterator[Image]:
+        return (image for image, _ in sample.annotated(snippet))
+
     def one_pass(snippet: SnippetInfo, stages: bool) -> Pass:
-        return timed_pass(method, config, sample.images(snippet), device, threads=threads, stages=stages)
+        return timed_pass(starts[snippet.id], images(snippet), device, threads=threads, stages=stages)
 
     with torch_threads(threads):
+        starts = {snippet.id: _start(method, config, sample.annotated(snippet)) for snippet in sample.snippets}
         with measuring():
             # First calls are 4-17% slow (allocation, kernel choice, caches).
-            timed_pass(method, config, islice(sample.images(longest), WARMUP_FRAMES), device)
+            timed_pass(starts[longest.id], islice(images(longest), WARMUP_FRAMES), device)
             if device.type == "cuda":
                 torch.cuda.reset_peak_memory_stats(device)
             rounds = measure_rounds(partial(one_pass, stages=on_cpu), sample.snippets, repeats=repeats, device=device)
@@ -116,7 +120,7 @@ def measure_sample(
         latency: int | None = max(p.latency_frames for p in rounds.passes)
         if name is not None:
             latency = _declared_latency(name, config, latency or 0)
-        counted = count(method, config, list(islice(sample.images(longest), COUNTED_FRAMES)), latency)
+        counted = count(method, starts[longest.id], list(islice(images(longest), COUNTED_FRAMES)), latency)
     return Runtime(
         **_figures(rounds, staged, counted, allocated, seed, on_cpu),
         decode_ms=1e3 * float(np.mean(sample.decode_seconds)) if sample.decode_seconds else 0.0,
@@ -124,6 +128,17 @@ def measure_sample(
         device=describe_device(device),
         threads=threads,
     )
+
+
+def _start(method: Method, config: MethodConfig, frames: Iterable[tuple[Image, Truth]]) -> StartStream:
+    """Begins a stream of the snippet. One that looks at annotations has done so before: its decisions are timed."""
+    if not isinstance(method, GuidedMethod) or not method.guided(config):
+        return partial(method.stream, config)
+    stream = method.guided_stream(config)
+    with torch.inference_mode():
+        for image, truth in frames:
+            stream.push_annotated(image, truth)
+    return stream.replayed
 
 
 def _at_least_one(**numbers: int) -> None:

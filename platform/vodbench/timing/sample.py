@@ -8,7 +8,7 @@ from typing import Protocol
 
 from vodbench.errors import UserError
 from vodbench.reading import decoded_frames
-from vodbench.spec import Dataset, Image, SnippetInfo
+from vodbench.spec import Dataset, Image, SnippetInfo, Truth
 
 KEPT_BYTES = 2 * 2**30  # decoded frames kept in memory; what is beyond is decoded between pushes
 
@@ -19,7 +19,7 @@ class Frames(Protocol):
     snippets: list[SnippetInfo]
     decode_seconds: list[float]  # of each frame decoded beforehand; empty for frames that were not decoded
 
-    def images(self, snippet: SnippetInfo) -> Iterator[Image]: ...
+    def annotated(self, snippet: SnippetInfo) -> Iterator[tuple[Image, Truth]]: ...
 
 
 class Sample:
@@ -42,15 +42,15 @@ class Sample:
         self.snippets = snippets
         self.decode_seconds: list[float] = []  # of each frame decoded beforehand
         self._dataset, self._split, self._skip_bad = dataset, split, skip_bad
-        self._kept: dict[str, list[Image]] = {s.id: [] for s in snippets}
+        self._kept: dict[str, list[tuple[Image, Truth]]] = {s.id: [] for s in snippets}
         self._rest: dict[str, int] = {s.id: s.num_frames for s in snippets}  # first frame that is not kept
         room = kept_bytes
         for snippet in snippets:
-            for index, seconds, image in self._decoded(snippet, 0):
+            for index, seconds, image, truth in self._decoded(snippet, 0):
                 if room <= 0:
                     self._rest[snippet.id] = index
                     break
-                self._kept[snippet.id].append(image)
+                self._kept[snippet.id].append((image, truth))
                 self.decode_seconds.append(seconds)
                 room -= image.nbytes
         if not self.decode_seconds:
@@ -59,17 +59,17 @@ class Sample:
                 "'vodbench data verify'"
             )
 
-    def images(self, snippet: SnippetInfo) -> Iterator[Image]:
-        """The snippet's frames in order."""
+    def annotated(self, snippet: SnippetInfo) -> Iterator[tuple[Image, Truth]]:
+        """The snippet's frames in order, with their annotation."""
         yield from self._kept[snippet.id]
-        for _, _, image in self._decoded(snippet, self._rest[snippet.id]):
-            yield image
+        for _, _, image, truth in self._decoded(snippet, self._rest[snippet.id]):
+            yield image, truth
 
-    def _decoded(self, snippet: SnippetInfo, start: int) -> Iterator[tuple[int, float, Image]]:
+    def _decoded(self, snippet: SnippetInfo, start: int) -> Iterator[tuple[int, float, Image, Truth]]:
         for frame in decoded_frames(self._dataset, self._split, snippet, start):
             if frame.image is None and self._skip_bad:
                 continue
-            yield frame.index, frame.seconds, frame.pixels()
+            yield frame.index, frame.seconds, frame.pixels(), frame.truth
 
 
 def sample_snippets(dataset: Dataset, split: str, number: int, seed: int) -> list[SnippetInfo]:

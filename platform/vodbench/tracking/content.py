@@ -86,6 +86,7 @@ def _accuracy(accuracy: Accuracy) -> dict[str, Any]:
     found |= {f"map_{motion}": value for motion, value in accuracy.motion.items()}
     found |= {f"map_deterioration/{name}": value for name, value in accuracy.deteriorations.items()}
     found |= {f"ap/{name}": value for name, value in accuracy.per_class.items()}
+    found |= {f"stage_share/{stage}": share for stage, share in accuracy.stage_share.items()}
     return found
 
 
