@@ -138,13 +138,12 @@ class MethodConfig:
     @classmethod
     def matters(cls, name: str, values: Mapping[str, Any]) -> bool:
         """Whether a knob changes anything where all others have these values: what it needs is there, and matters."""
-        needs = cls.knobs()[name].needs
-        return all(meets(values[other], need) and cls.matters(other, values) for other, need in needs.items())
+        return _matters(cls.knobs(), name, values)
 
     def effective_settings(self) -> dict[str, Any]:
         """``to_mapping`` without the knobs that change nothing here: configurations equal in it do the same."""
-        values = self.to_mapping()
-        return {name: value for name, value in values.items() if self.matters(name, values)}
+        declared, values = self.knobs(), self.to_mapping()
+        return {name: value for name, value in values.items() if _matters(declared, name, values)}
 
     def warnings(self) -> tuple[str, ...]:
         """What to say when a training starts from fresh weights with these settings, a line each; it goes ahead."""
@@ -153,6 +152,11 @@ class MethodConfig:
     def _of_kind(self, kind: Kind) -> dict[str, Any]:
         declared = self.knobs()
         return {name: value for name, value in self.to_mapping().items() if declared[name].kind == kind}
+
+
+def _matters(declared: Mapping[str, Knob], name: str, values: Mapping[str, Any]) -> bool:
+    needs = declared[name].needs
+    return all(meets(values[other], need) and _matters(declared, other, values) for other, need in needs.items())
 
 
 def meets(value: Any, need: Need) -> bool:

@@ -168,6 +168,21 @@ def test_records_beside_the_space_are_no_history(tmp_path: Path) -> None:
     assert StudySearch(context(tmp_path, knobs=half), wide).num_known == len(wide) - len(slow)
 
 
+def test_a_point_whose_training_was_given_up_is_not_proposed_again(tmp_path: Path) -> None:
+    here = context(tmp_path, knobs={"size": [1, 2, 3]})
+    search = StudySearch(here, [])
+    for number in range(3):
+        (job,) = search.suggest(f"{number}")["jobs"]
+        given_up = replace(record(job), status="stopped", reason="hopeless", accuracy=None, runtime=None)
+        StudyFolder(here.folder).write_record(given_up)
+        search.on_trial_complete(f"{number}", {})
+        search.remember(given_up)
+    assert not isinstance(search.suggest("3"), dict)
+    known = list(StudyFolder(here.folder).records().values())
+    assert len(known) == 3
+    assert StudySearch(here, known).num_known == 3
+
+
 def test_points_are_judged_by_the_mean_over_their_seeds(tmp_path: Path) -> None:
     search = StudySearch(context(tmp_path, seeds=(0, 10)), [])
     first, second = run(search, tmp_path, 1)

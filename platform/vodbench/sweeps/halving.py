@@ -2,7 +2,8 @@
 
 A grid's trainings climb together, rung by rung: at each rung all of them are trained, then judged, then compared. The
 trainings of a search come one after another, and each is compared with those that came before it. Either way the
-figures are on disk (``rungs``), so that a continued study decides as an undisturbed one.
+figures are on disk (``rungs``), so that a continued study decides as an undisturbed one. (With several trials at a
+time, who came before is a matter of time, and so are decisions.)
 
 Judged is the training, not one of the trials that share it: with the inference settings that the study begins with.
 """
@@ -39,7 +40,8 @@ def climb(jobs: Sequence[TrialJob], context: TrialContext, steps: Steps, on_prog
             steps.train_to(list(new.values()), share, context, on_progress)
         for training, job in new.items():
             score = steps.score(job, share, context, on_progress)
-            rungs.keep(Rung(training=training, method=job.method, seed=job.seed, share=share, map=score))
+            if rungs.at(training, share) is None:  # a trial beside this one, of the same training, may have been faster
+                rungs.keep(Rung(training=training, method=job.method, seed=job.seed, share=share, map=score))
         for training in list(climbing):
             rung = rungs.at(training, share)
             assert rung is not None
