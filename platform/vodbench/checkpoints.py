@@ -10,6 +10,9 @@ import io
 import json
 import pickle
 import posixpath
+import struct
+import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -178,8 +181,9 @@ def pack(format: str, schema: int, values: Mapping[str, Any]) -> bytes:
 def unpack(data: bytes, format: str, schema: int, where: str) -> dict[str, Any]:
     """The mapping that ``pack`` wrote; ``UserError`` naming ``where`` for anything else."""
     try:
+        _check_sums(data)
         values = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, IndexError) as error:
+    except (pickle.UnpicklingError, zipfile.BadZipFile, *_DAMAGE) as error:
         raise UserError(
             f"'{where}' is not a checkpoint, or is damaged ({type(error).__name__}); accepted: a {FILE_NAME} written "
             "by vodbench (published weights are converted with 'vodbench import')"
@@ -192,3 +196,26 @@ def unpack(data: bytes, format: str, schema: int, where: str) -> dict[str, Any]:
     if values.get("schema") != schema:
         raise UserError(f"'{where}' has schema {values.get('schema')!r}, not {schema}: written by another version")
     return {key: value for key, value in values.items() if key not in ("format", "schema")}
+
+
+# What the readers of zip and pickle raise besides on bytes that nobody wrote.
+_DAMAGE = (
+    AttributeError,
+    EOFError,
+    IndexError,
+    KeyError,
+    NotImplementedError,
+    OverflowError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zlib.error,
+)
+
+
+def _check_sums(data: bytes) -> None:
+    """``zipfile.BadZipFile`` where a member does not match its CRC, which torch does not look at."""
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        if (member := archive.testzip()) is not None:
+            raise zipfile.BadZipFile(f"{member} does not match its checksum")

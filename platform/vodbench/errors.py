@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
@@ -12,6 +13,12 @@ class UserError(ValueError):
     The message is one line: what was given, what is accepted, what to do. The command line prints it without a
     traceback and exits with status 2. Raise it before any work starts and before anything is written.
     """
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(_BREAK.sub(" ", message.strip()))  # what it quotes of a library's error may have several
+
+
+_BREAK = re.compile(r"\s*\n\s*")
 
 
 def nearest(given: str, accepted: Iterable[str]) -> str:
