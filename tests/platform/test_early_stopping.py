@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,10 @@ import pytest
 
 from vodbench.data_source import DataSource
 from vodbench.errors import UserError
+from vodbench.images import decode
 from vodbench.knobs import MethodConfig, knob
 from vodbench.records import Accuracy, Runtime
+from vodbench.spec import Clip, ClipFrame, ClipSpec
 from vodbench.studies import Point, grid_points, parse_study
 from vodbench.sweeps import plan as planning
 from vodbench.sweeps import rung_steps
@@ -326,9 +328,21 @@ def _trains_here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(driver, "_fit", lambda job, *_: train_stages(job, Peers()))
 
 
-@pytest.mark.slow
+def clips_in_turn(
+    dataset: Any, clips: ClipSpec, *, split: str, seed: int, start: int, stop: int, rank: int = 0, world: int = 1
+) -> Iterator[Clip]:
+    """Frame after frame, without Ray Data."""
+    for number in range(start, stop):
+        snippet = dataset.snippets(split)[number % 3]
+        (frame,) = dataset.read(split, snippet.id, [number % snippet.num_frames])
+        image = decode(frame.encoded, snippet.id)
+        yield Clip(number, snippet.id, ClipFrame(frame.index, image, frame.truth), (), bool(number % 2))
+
+
 @pytest.mark.usefixtures("_trains_here")
-def test_real_trainings_pause_are_judged_and_end_as_without_pauses(tmp_path: Path) -> None:
+def test_real_trainings_pause_are_judged_and_end_as_without_pauses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from vodbench.checkpoints import checkpoint_url, load_checkpoint
     from vodbench.sweeps.platform_steps import PlatformSteps
     from vodbench_datasets.generated import GeneratorConfig, generate
@@ -342,6 +356,7 @@ def test_real_trainings_pause_are_judged_and_end_as_without_pauses(tmp_path: Pat
     )
     source, steps = DataSource(root=str(tmp_path / "video")), PlatformSteps()
     data = source.open().fingerprint
+    monkeypatch.setattr(type(source.open()), "training_clips", clips_in_turn)
     here = TrialContext(study, source, data, str(tmp_path / "out"))
     jobs = [trial_job(point, 0, here) for point in grid_points(study)]
     stopped = climb(jobs, here, steps, quiet)
