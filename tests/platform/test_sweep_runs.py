@@ -55,6 +55,15 @@ class PlantedSteps:
     def prepare(self, jobs: Sequence[TrialJob], context: TrialContext, on_progress: OnProgress) -> None:
         pass
 
+    def may_stop(self, job: TrialJob, context: TrialContext) -> bool:
+        return True
+
+    def train_to(self, jobs: Sequence[TrialJob], share: float, context: TrialContext, on_progress: OnProgress) -> None:
+        self.note("train_to", share, [job.config.N_b for job in jobs])
+
+    def score(self, job: TrialJob, share: float, context: TrialContext, on_progress: OnProgress) -> float:
+        return float(job.config.N_b) / 10
+
     def train(self, job: TrialJob, context: TrialContext, on_progress: OnProgress) -> str:
         on_progress("training", 1, 2)
         self.note("train", job.method, job.config.to_mapping(), job.seed)
@@ -138,7 +147,14 @@ def plant(setattr: Any) -> None:
     setattr(running, "DataSource", PlantedSource)
 
 
-def sweep(out: Path, steps: PlantedSteps | None = None, *, retry_failed: bool = False, **study: Any) -> SweepResult:
+def sweep(
+    out: Path,
+    steps: PlantedSteps | None = None,
+    *,
+    retry_failed: bool = False,
+    retry_stopped: bool = False,
+    **study: Any,
+) -> SweepResult:
     values = {
         "name": "planted",
         "title": "t",
@@ -147,7 +163,7 @@ def sweep(out: Path, steps: PlantedSteps | None = None, *, retry_failed: bool = 
         **study,
     }
     plan = plan_sweep(parse_study(values, "planted"), str(out), steps=steps or PlantedSteps(out.parent / "calls"))
-    return run_sweep(plan, Console(quiet=True), retry_failed=retry_failed)
+    return run_sweep(plan, Console(quiet=True), retry_failed=retry_failed, retry_stopped=retry_stopped)
 
 
 def calls(out: Path) -> list[list[Any]]:
@@ -218,6 +234,24 @@ def test_a_failed_trial_is_recorded_and_does_not_stop_the_others(out: Path) -> N
     sweep(out, methods=methods([1, 13, 4]), retry_failed=True)
     assert len(calls(out)) == before + 1
     assert len(tracked_runs(out)) == 3
+
+
+def test_hopeless_trainings_of_a_grid_are_stopped_and_stay_so_until_asked(out: Path) -> None:
+    space = methods([1, 4], (1, 2, 3))
+    search = {"early_stopping": {"rungs": [0.5]}}
+    first = sweep(out, methods=space, search=search)
+    assert {(r.config["N_b"], r.status) for r in first.records} == {(1, "stopped"), (2, "stopped"), (3, "complete")}
+    # All climb in one go; what goes on is then trained by its two trials.
+    assert [c[:2] for c in calls(out)] == [["train_to", 0.5], ["train", "m"], ["train", "m"]]
+    assert {run.data.params["N_b"]: run.info.status for run in tracked_runs(out)} == {
+        "1": "KILLED",
+        "2": "KILLED",
+        "3": "FINISHED",
+    }
+    assert sweep(out, methods=space, search=search).ran == 0
+    asked = sweep(out, methods=space, search=search, retry_stopped=True)
+    assert [r.status for r in asked.records] == ["complete"] * 6
+    assert len(calls(out)) == 3 + 4
 
 
 @dataclass
