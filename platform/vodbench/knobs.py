@@ -149,6 +149,11 @@ class MethodConfig:
         """What to say when a training starts from fresh weights with these settings, a line each; it goes ahead."""
         return ()
 
+    @property
+    def guided(self) -> bool:
+        """Whether inference looks at annotations: a bound on what one could reach, never advice on what to use."""
+        return False
+
     def _of_kind(self, kind: Kind) -> dict[str, Any]:
         declared = self.knobs()
         return {name: value for name, value in self.to_mapping().items() if declared[name].kind == kind}

@@ -3,28 +3,39 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
+import shlex
+import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
 import yaml
 
 from vodbench.images import encode_jpeg
+from vodbench.scaffold import write_package
 from vodbench.spec import Clip, ClipFrame, DatasetSpec, MethodSpec, Truth
 from vodbench.studies.loading import parse_study
 
 README = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
 
 
+def code(path: str) -> str:
+    """What the README shows of that file."""
+    match = re.search(re.escape(f"`{path}`") + r":\n\n```python\n(.*?)```", README, re.DOTALL)
+    assert match, f"the README shows no code for {path}"
+    return match.group(1)
+
+
 def example(path: str, folder: Path) -> ModuleType:
     """The README's code for that file, imported."""
-    match = re.search(re.escape(f"`{path}`") + r"\n\n```python\n(.*?)```", README, re.DOTALL)
-    assert match, f"the README shows no code for {path}"
     file = folder / "example.py"
-    file.write_text(match.group(1))
+    file.write_text(code(path))
     name = "readme_" + Path(path).parent.name
     spec = importlib.util.spec_from_file_location(name, file)
     assert spec is not None
@@ -36,7 +47,7 @@ def example(path: str, folder: Path) -> ModuleType:
 
 
 def test_the_example_method_trains_and_streams(tmp_path: Path) -> None:
-    spec = example("methods/vodbench_methods/copy/__init__.py", tmp_path).SPEC
+    spec = example("vodbench-copy/vodbench_copy/model.py", tmp_path).SPEC
     assert isinstance(spec, MethodSpec)
     config = spec.config.from_mapping({**spec.presets["tiny"], "key_frame_interval": 3, "score_threshold": 0.0})
     method = spec.build(config, 2)
@@ -59,7 +70,7 @@ def test_the_example_method_trains_and_streams(tmp_path: Path) -> None:
 
 
 def test_the_example_data_set_reads_and_feeds_training(tmp_path: Path) -> None:
-    spec = example("datasets/vodbench_datasets/csv_boxes/__init__.py", tmp_path).SPEC
+    spec = example("vodbench-csv-boxes/vodbench_csv_boxes/reader.py", tmp_path).SPEC
     assert isinstance(spec, DatasetSpec)
     root = tmp_path / "video"
     rows = ["snippet,frame,track,class,x1,y1,x2,y2"]
@@ -81,6 +92,62 @@ def test_the_example_data_set_reads_and_feeds_training(tmp_path: Path) -> None:
     assert list(frames[2].truth.labels) == [1]
     assert len(frames[0].truth.labels) == 0
     assert len(dataset.training_frames("train")) == 8  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("template", "name", "path"),
+    [("method", "copy", "vodbench_copy/model.py"), ("dataset", "csv-boxes", "vodbench_csv_boxes/reader.py")],
+)
+def test_the_readme_shows_what_is_written(template: Any, name: str, path: str, tmp_path: Path) -> None:
+    write_package(template, name, str(tmp_path / "package"))
+    assert (tmp_path / "package" / path).read_text() == code(f"vodbench-{name}/{path}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("heading", "said"), [("Adding a method", "key_frame_interval"), ("Adding a data set", "csv-boxes")]
+)
+def test_the_walk_through_works_word_by_word(heading: str, said: str, tmp_path: Path) -> None:
+    """Each of its commands in turn, in an empty folder; ``pip`` alone is played, as it would fetch what builds."""
+    block = re.search(rf"## {heading}\n\n```\n(.*?)```", README, re.DOTALL)
+    assert block
+    folders = [str(tmp_path / "site")]
+    printed = ""
+    for line in block.group(1).splitlines():
+        words = shlex.split(line, comments=True)
+        if words[:3] == ["pip", "install", "--editable"]:
+            installed(tmp_path / words[3], tmp_path / "site")
+            folders.append(str(tmp_path / words[3]))
+            continue
+        start = {"vodbench": ["-c", "from vodbench.cli import main; main()"], "pytest": ["-m", "pytest", "-q"]}[
+            words[0]
+        ]
+        path = os.pathsep.join([*folders, *filter(None, [os.environ.get("PYTHONPATH")])])
+        done = subprocess.run(
+            [sys.executable, *start, *words[1:]],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": path},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
+        assert "skipped" not in done.stdout
+        printed = done.stdout
+    assert said in printed
+
+
+def installed(package: Path, site: Path) -> None:
+    """What an editable installation leaves in ``site``: the entry points of the package's own pyproject.toml."""
+    project = tomllib.loads((package / "pyproject.toml").read_text())["project"]
+    info = site / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n")
+    lines = [
+        f"[{group}]\n" + "".join(f"{name} = {value}\n" for name, value in rows.items())
+        for group, rows in project["entry-points"].items()
+    ]
+    (info / "entry_points.txt").write_text("\n".join(lines))
 
 
 def test_the_example_study_is_valid() -> None:

@@ -88,6 +88,10 @@ class THPConfig(UnifiedInference, KeyFrameConfig):
                 "own detections; give linking = 'none'"
             )
 
+    @property
+    def guided(self) -> bool:
+        return self.keys == "oracle"
+
     def row(self, name: str) -> Self:
         """The same weights, used as a row of Table 1 says. ``UserError`` for an unknown row."""
         if name not in TABLE_1:

@@ -114,7 +114,7 @@ class THP(FlowDetector):
         return self.detector.linked(own, clock, lambda answer: UnifiedStream(self, own, clock, answer, keys=iter(keys)))
 
     def guided(self, config: THPConfig) -> bool:
-        return config.keys == "oracle"
+        return config.guided
 
     def guided_stream(self, config: THPConfig, clock: Clock | None = None) -> OracleStream:
         own: THPConfig = inference_config(self.config, config)

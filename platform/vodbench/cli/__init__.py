@@ -29,8 +29,10 @@ COMMANDS: Mapping[str, str] = {
     "sync": "vodbench.cli.sync",
     "front": "vodbench.cli.front",
     "report": "vodbench.cli.report",
+    "recommend": "vodbench.cli.recommend",
     "predict": "vodbench.cli.predict",
     "bench": "vodbench.cli.bench",
+    "new": "vodbench.cli.new",
 }
 
 

@@ -7,8 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vodbench.trials.configurations import Configuration
-from vodbench.trials.labels import written
+from vodbench.trials.configurations import Configuration, written
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -36,7 +36,7 @@ def render_joint_report(folders: Sequence[str], *, anyway: bool = False, publish
     front = joint_front(trials, anyway=anyway, published=published)
     groups = []
     for number, group in enumerate(front.groups):
-        compared = compare_methods(group, _method_order(trials))
+        compared = compare_methods(group, _method_order([t for t in trials if t.conditions == group.conditions]))
         groups.append({"number": number + 1, "group": group, "compared": compared, "figures": _figures(compared)})
     return rendered(
         "joint.html.j2",

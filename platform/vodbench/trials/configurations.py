@@ -42,6 +42,16 @@ class Configuration:
         return self.trials[0].record.knobs
 
     @property
+    def name(self) -> str:
+        """Method and swept knobs, e.g. ``rdn T=2 r=20``; ``labels`` tells several apart."""
+        return f"{self.method} {written(self.knobs)}".strip()
+
+    @property
+    def latency_frames(self) -> int | None:
+        """None: final only when the snippet ends."""
+        return self.trials[0].runtime.latency_frames
+
+    @property
     def seeds(self) -> tuple[int, ...]:
         return tuple(trial.record.seed for trial in self.trials)
 
@@ -82,6 +92,11 @@ class Configuration:
     @property
     def p95_ms(self) -> float:
         return fmean(trial.runtime.p95_ms for trial in self.timed)
+
+
+def written(settings: Mapping[str, Any]) -> str:
+    """``T=2 r=20 keys=adaptive``"""
+    return " ".join(f"{name}={f'{v:g}' if isinstance(v, float) else v}" for name, v in settings.items())
 
 
 def configurations(trials: Iterable[StoredTrial]) -> list[Configuration]:

@@ -46,6 +46,8 @@ class Resampled:
 def judged(
     configurations: Sequence[Configuration],
     on_progress: Callable[[int, int], None] | None = None,
+    *,
+    only_every_frame: bool = False,
 ) -> dict[str, Resampled]:
     """Configurations under the same conditions by kind of frames: "every_frame", and what the data tell of others
     ("deteriorated", "slow", "medium", "fast").
@@ -58,7 +60,9 @@ def judged(
     trials = [trial for c in configurations for trial in c.copies]
     conditions = trials[0].conditions
     truth = ground_truth(trials, stored_detections(configurations[0].trials[0]).snippet_ids)
-    return judge_all(configurations, truth, conditions.protocol, stored_detections, on_progress)
+    return judge_all(
+        configurations, truth, conditions.protocol, stored_detections, on_progress, only_every_frame=only_every_frame
+    )
 
 
 def judge_all(
@@ -67,9 +71,13 @@ def judge_all(
     protocol: str,
     detections: Callable[[StoredTrial], DetectionSet],
     on_progress: Callable[[int, int], None] | None = None,
+    *,
+    only_every_frame: bool = False,
 ) -> dict[str, Resampled]:
     """``judged`` on this ground truth; ``detections`` gives what a trial found on it."""
     settings, kinds = protocol_named(protocol), kinds_of_frames(truth)
+    if only_every_frame:
+        kinds = {EVERY_FRAME: kinds[EVERY_FRAME]}
     total = sum(len(c.trials) for c in configurations)
     done = 0
     rows: dict[str, list[tuple[float, Doubles]]] = {name: [] for name in kinds}

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vodbench.trials.configurations import Configuration
+from vodbench.trials.configurations import Configuration, written
 
 
 def labels(configurations: Sequence[Configuration]) -> list[str]:
@@ -17,11 +17,6 @@ def labels(configurations: Sequence[Configuration]) -> list[str]:
     """
     usual = {method: _usual(configurations, method) for method in {c.method for c in configurations}}
     return [_label(c, usual[c.method]) for c in configurations]
-
-
-def written(settings: Mapping[str, Any]) -> str:
-    """``T=2 r=20 keys=adaptive``"""
-    return " ".join(f"{name}={f'{v:g}' if isinstance(v, float) else v}" for name, v in settings.items())
 
 
 def _label(configuration: Configuration, usual: Mapping[str, Any]) -> str:
