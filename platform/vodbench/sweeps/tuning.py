@@ -20,7 +20,8 @@ from ray.tune.search import Searcher
 from vodbench.records import TrialRecord
 from vodbench.storage import filesystem, join
 from vodbench.sweeps.folder import StudyFolder
-from vodbench.sweeps.search import METRICS, objectives
+from vodbench.sweeps.places import objectives
+from vodbench.sweeps.search import METRICS
 from vodbench.sweeps.steps import Steps, TrialContext, TrialJob
 from vodbench.sweeps.trial import failed_record, run_trial
 from vodbench.tracking.content import run_name
