@@ -15,6 +15,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from vodbench.errors import UserError
+from vodbench.redaction import redact, refuse_address
 
 _TORN = re.compile(r".+\.[0-9a-f]{32}\.tmp")
 
@@ -22,10 +23,11 @@ _TORN = re.compile(r".+\.[0-9a-f]{32}\.tmp")
 def filesystem(url: str) -> tuple[Any, str]:
     """(fsspec file system, path inside it) of a local path or URL.
 
-    ``UserError`` for an empty name, and for a scheme nobody implements.
+    ``UserError`` for an empty name, for a scheme nobody implements, and for an address with a password in it.
     """
     if not url:
         raise _nameless()
+    refuse_address(url)
     try:
         fs, path = fsspec.core.url_to_fs(url)
     except (ValueError, ImportError) as error:
@@ -58,8 +60,8 @@ def reaching(url: str) -> Iterator[None]:
         if isinstance(error, UserError) or (isinstance(error, OSError) and not isinstance(error, PermissionError)):
             raise
         raise UserError(
-            f"'{url}' cannot be reached ({type(error).__name__}: {error}); check the address, permissions, and for a "
-            "bucket the network and credentials"
+            f"'{url}' cannot be reached ({type(error).__name__}: {redact(str(error))}); check the address, "
+            "permissions, and for a bucket the network and credentials"
         ) from error
 
 

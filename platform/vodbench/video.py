@@ -101,7 +101,7 @@ def _illustrator(stream: Stream, show: Sequence[str]) -> Callable[[], list[Image
     if not isinstance(stream, IllustratedStream):
         raise UserError(
             f"show = {', '.join(show)}: {type(stream).__name__} has no pictures to show; methods that propagate "
-            "features have, without linking"
+            "features from key frames have, without linking"
         )
     for name in show:
         if name not in stream.shows:

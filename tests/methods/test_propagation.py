@@ -270,3 +270,9 @@ def test_published_ways_reach_the_networks() -> None:
 def test_optical_flow_needs_a_trained_detector_before_it() -> None:
     with pytest.raises(UserError, match="warm_start"):
         config(flow_start="optical-flow", warm_start="none")
+
+
+def test_a_stride_that_the_flow_network_has_not_is_said_before_any_training() -> None:
+    spec = method_spec("dff")
+    with pytest.raises(UserError, match="FlowNetS has maps of stride 8, 16, 32, not 4; choose a backbone"):
+        spec.config.from_mapping({**spec.presets["tiny"], "flow_network": "flownet-s"})

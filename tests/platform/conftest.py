@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import os
-import socket
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -39,14 +38,6 @@ def learner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModuleType]:
     """The plug-in ``plugin/vodbench_learner.py``: trains in milliseconds, in two stages."""
     with _installed("vodbench_learner", tmp_path_factory.mktemp("site")) as module:
         yield module
-
-
-@pytest.fixture
-def refusing_port() -> Iterator[int]:
-    """A port of 127.0.0.1 that refuses, and that nobody else can take meanwhile: bound, and not listening."""
-    with socket.socket() as deaf:
-        deaf.bind(("127.0.0.1", 0))
-        yield deaf.getsockname()[1]
 
 
 @contextmanager

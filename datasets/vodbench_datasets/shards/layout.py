@@ -17,7 +17,7 @@ import json
 from typing import Any
 
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from vodbench.errors import UserError
 from vodbench.fingerprint import fingerprint
@@ -54,7 +54,7 @@ class ClassRecord(_Record):
 
 
 class ShardRecord(_Record):
-    file: str
+    file: str = Field(pattern=r"^[^/\\]+\.parquet$")  # in the same folder: an index does not lead out of it
     bytes: int
     sha256: str
     rows: int

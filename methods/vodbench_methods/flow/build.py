@@ -12,7 +12,7 @@ from vodbench_methods.flow.flownet_s import FlowNetS
 from vodbench_methods.flow.network import FlowNetwork
 from vodbench_methods.flow.tiny import FlowNetTiny
 
-FLOW_NETWORKS: Mapping[str, Callable[..., FlowNetwork]] = MappingProxyType(
+FLOW_NETWORKS: Mapping[str, type[FlowNetwork]] = MappingProxyType(
     {
         "flownet-s": FlowNetS,
         "flownet-c": FlowNetC,
@@ -31,6 +31,5 @@ def build_flow_network(
     """
     if name not in FLOW_NETWORKS:
         raise unknown("flow network", name, FLOW_NETWORKS)
-    return FLOW_NETWORKS[name](
-        feature_stride=feature_stride, map_channels=map_channels, with_update=with_update, **settings
-    )
+    network: Callable[..., FlowNetwork] = FLOW_NETWORKS[name]
+    return network(feature_stride=feature_stride, map_channels=map_channels, with_update=with_update, **settings)

@@ -25,7 +25,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vodbench.errors import UserError
 from vodbench_methods.flow.network import IMAGENET_MEAN, SLOPE, FlowHeads, FlowNetwork, ScaledFlow, convolution
 
 OddSizes: TypeAlias = Literal["pad", "crop"]
@@ -33,7 +32,6 @@ OddSizes: TypeAlias = Literal["pad", "crop"]
 _PIXELS = 40  # image pixels that an output of 1 stands for: 20 of the halved image
 _FINEST = 8  # stride of the 194-channel map
 _MULTIPLE = 64  # of the halved image: its size at conv6 is whole
-_STRIDES = (8, 16, 32)
 
 
 class CoarseToFine(FlowNetwork):
@@ -43,6 +41,8 @@ class CoarseToFine(FlowNetwork):
     bottom and cuts the result; ``crop`` cuts each deconvolution to its skip connection, as published weights need.
     ``UserError`` for a feature stride other than 8, 16, 32.
     """
+
+    strides = (8, 16, 32)
 
     def __init__(
         self,
@@ -55,11 +55,6 @@ class CoarseToFine(FlowNetwork):
         conv3_1_inputs: int = 256,
     ) -> None:
         super().__init__(feature_stride=feature_stride, mean=mean)
-        if feature_stride not in _STRIDES:
-            raise UserError(
-                f"{type(self).__name__} has maps of stride {', '.join(map(str, _STRIDES))}, not {feature_stride}; "
-                "choose a backbone of such a stride, or the flow network 'tiny'"
-            )
         self.odd_sizes = odd_sizes
         self.conv3_1 = convolution(conv3_1_inputs, 256)
         self.conv4, self.conv4_1 = convolution(256, 512, stride=2), convolution(512, 512)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import ClassVar, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
+
+from vodbench.errors import UserError
 
 Initialisation: TypeAlias = Literal["kaiming", "normal"]
 
@@ -65,7 +67,7 @@ class FlowNetwork(nn.Module):
 
     A subclass sets ``heads`` and takes, besides its own, these settings:
 
-    feature_stride: pixels a cell of the detector's map.
+    feature_stride: pixels a cell of the detector's map; ``UserError`` for one that is not in ``strides``.
     map_channels: C of the scale map; None leaves it out.
     with_update: whether THP's update logits are predicted.
     mean: subtracted from the images, RGB in 0..1.
@@ -73,9 +75,20 @@ class FlowNetwork(nn.Module):
     """
 
     heads: FlowHeads
+    strides: ClassVar[tuple[int, ...]]  # of the maps that it can make
+
+    @classmethod
+    def check_stride(cls, feature_stride: int) -> None:
+        """``UserError`` for a stride that it has no maps of."""
+        if feature_stride not in cls.strides:
+            raise UserError(
+                f"{cls.__name__} has maps of stride {', '.join(map(str, cls.strides))}, not {feature_stride}; choose a "
+                "backbone of such a stride, or the flow network 'tiny'"
+            )
 
     def __init__(self, *, feature_stride: int, mean: Sequence[float] = IMAGENET_MEAN) -> None:
         super().__init__()
+        self.check_stride(feature_stride)
         self.feature_stride = feature_stride
         # Not in the state dict: it is a setting, and published weights do not hold it.
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)

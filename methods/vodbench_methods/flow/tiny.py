@@ -14,7 +14,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vodbench.errors import UserError
 from vodbench_methods.flow.correlation import correlation
 from vodbench_methods.flow.network import (
     IMAGENET_MEAN,
@@ -28,7 +27,6 @@ from vodbench_methods.flow.network import (
 )
 
 _STRIDE = 4  # of the maps compared
-_STRIDES = (4, 8, 16, 32)
 
 
 class FlowNetTiny(FlowNetwork):
@@ -38,6 +36,8 @@ class FlowNetTiny(FlowNetwork):
     width: channels of the first layer; displacement: farthest motion that can be matched, in cells of 4 pixels.
     Raises ``UserError`` for another stride.
     """
+
+    strides = (4, 8, 16, 32)
 
     def __init__(
         self,
@@ -52,11 +52,6 @@ class FlowNetTiny(FlowNetwork):
         displacement: int = 4,
     ) -> None:
         super().__init__(feature_stride=feature_stride, mean=mean)
-        if feature_stride not in _STRIDES:
-            raise UserError(
-                f"the flow network 'tiny' has maps of stride {', '.join(map(str, _STRIDES))}, not {feature_stride}; "
-                "choose a backbone of such a stride"
-            )
         self.displacement = displacement
         self.encoder = nn.Sequential(
             convolution(3, width, stride=2),

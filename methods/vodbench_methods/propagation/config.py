@@ -60,6 +60,7 @@ class FlowNetworkConfig(PositionSensitiveConfig, WarmStartConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check_drops("flow_drops")
+        FLOW_NETWORKS[self.flow_network].check_stride(self.feature_stride)
         if len(self.flow_mean) != 3:
             raise UserError(f"flow_mean = {list(self.flow_mean)} is not accepted: give 3 numbers")
         if self.flow_odd_sizes == "crop" and self.flow_network == "tiny":

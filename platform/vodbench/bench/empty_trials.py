@@ -26,6 +26,15 @@ class EmptySteps:
     def prepare(self, jobs: Sequence[TrialJob], context: TrialContext, on_progress: OnProgress) -> None:
         pass
 
+    def may_stop(self, job: TrialJob, context: TrialContext) -> bool:
+        return False
+
+    def train_to(self, jobs: Sequence[TrialJob], share: float, context: TrialContext, on_progress: OnProgress) -> None:
+        pass
+
+    def score(self, job: TrialJob, share: float, context: TrialContext, on_progress: OnProgress) -> float:
+        return 0.5
+
     def train(self, job: TrialJob, context: TrialContext, on_progress: OnProgress) -> str:
         return "none"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from collections.abc import Mapping
 from typing import NoReturn
 
@@ -13,6 +14,7 @@ from vodbench.cli.lazy import LazyCommands
 from vodbench.cli.shared import console
 from vodbench.cli.usage import UsageError, explain
 from vodbench.errors import UserError
+from vodbench.redaction import redact, redact_line
 
 # name -> module; the module holds either `app` (a group) or `command` with its `EPILOG`.
 COMMANDS: Mapping[str, str] = {
@@ -57,7 +59,7 @@ def root() -> None:
 
 
 def main() -> None:
-    """Entry point: a mistake of the user's becomes one line and exit status 2."""
+    """Entry point: a mistake of the user's becomes one line and exit status 2; no secret in it, nor in a traceback."""
     try:
         status = app(standalone_mode=False, prog_name="vodbench")
     except UserError as error:
@@ -66,10 +68,13 @@ def main() -> None:
         _refuse(explain(error))
     except typer.Abort:
         sys.exit(1)
+    except Exception:  # noqa: BLE001 - a bug: its traceback, as Python would print it, but for passwords
+        console.print(escape(redact(traceback.format_exc())))
+        sys.exit(1)
     sys.exit(status or 0)
 
 
 def _refuse(message: str) -> NoReturn:
     if message:
-        console.print(f"[red]error:[/] {escape(' '.join(message.split()))}")
+        console.print(f"[red]error:[/] {escape(redact_line(message))}")
     sys.exit(2)

@@ -18,6 +18,7 @@ from rich.progress import Progress
 import vodbench
 from vodbench.errors import UserError
 from vodbench.progress import progress_bar
+from vodbench.redaction import redact, refuse_settings
 
 if TYPE_CHECKING:
     from vodbench.training.fingerprints import PlannedStage
@@ -55,7 +56,7 @@ def announce(
     facts = [("revision", revision()), ("seed", seed), ("device", device), ("data", data)]
     console.print(f"[bold]{what}[/]  " + "  ".join(f"{name} {value}" for name, value in facts if value is not None))
     if config:
-        console.print("  " + "  ".join(f"{name}={json.dumps(value)}" for name, value in config.items()))
+        console.print(redact("  " + "  ".join(f"{name}={json.dumps(value)}" for name, value in config.items())))
 
 
 def warn_of_beginnings(missing: Iterable[PlannedStage]) -> None:
@@ -71,7 +72,7 @@ def progress() -> Progress:
 
 
 def parse_settings(pairs: Iterable[str]) -> dict[str, Any]:
-    """``["T=3", "backbone=resnet50"]`` as a mapping; values are read as YAML."""
+    """``["T=3", "backbone=resnet50"]`` as a mapping; values are read as YAML. ``UserError`` for a secret."""
     settings: dict[str, Any] = {}
     for pair in pairs:
         name, separator, value = pair.partition("=")
@@ -81,6 +82,7 @@ def parse_settings(pairs: Iterable[str]) -> dict[str, Any]:
             settings[name.strip()] = yaml.safe_load(value)
         except yaml.YAMLError as error:
             raise UserError(f"--set {pair!r}: the value is not valid YAML; quote it or use a plain number") from error
+    refuse_settings(settings, "--set")
     return settings
 
 

@@ -26,6 +26,7 @@ from vodbench.cli.shared import (
 from vodbench.data_source import DataSource
 from vodbench.errors import UserError, unknown
 from vodbench.knobs import MethodConfig
+from vodbench.redaction import redact_line
 from vodbench.registry import method_spec
 
 if TYPE_CHECKING:
@@ -174,7 +175,7 @@ def _one_line_failures() -> Iterator[None]:
     try:
         yield
     except TrainingError as error:
-        console.print(f"[red]error:[/] {escape(str(error))}")
+        console.print(f"[red]error:[/] {escape(redact_line(str(error)))}")
         for note in getattr(error, "__notes__", ()):
             console.print(escape(note))
         raise typer.Exit(1) from error

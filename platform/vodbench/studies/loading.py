@@ -11,6 +11,7 @@ import yaml
 
 import vodbench
 from vodbench.errors import UserError, nearest, unknown
+from vodbench.redaction import refuse_settings
 from vodbench.storage import read_text
 from vodbench.studies.model import Study
 
@@ -52,7 +53,9 @@ def load_study(name_or_path: str, overrides: Mapping[str, Any] | None = None, sc
 
 
 def parse_study(values: Mapping[str, Any], where: str) -> Study:
-    """A study from plain values; ``where`` names the file in errors."""
+    """A study from plain values; ``where`` names the file in errors. ``UserError`` for a secret, too: it would be
+    written down with every result."""
+    refuse_settings(values, f"study {where}")
     try:
         return Study.model_validate(values)
     except pydantic.ValidationError as error:

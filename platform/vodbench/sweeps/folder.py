@@ -8,6 +8,8 @@
     OUT/trials/<fp>/trial.json              what came out, written last and whole
     OUT/trials/<fp>/detections.parquet
     OUT/trials/<fp>/error.txt               traceback of a failed trial
+    OUT/rungs/<training>/                   how good a training was on its way (early stopping)
+    OUT/hypervolume.json                    of the front after each trial, in the order in which they ended
 """
 
 from __future__ import annotations

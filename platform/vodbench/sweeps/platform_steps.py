@@ -15,6 +15,7 @@ from vodbench.records import Accuracy, Runtime
 from vodbench.spec import Dataset
 from vodbench.storage import join
 from vodbench.sweeps.folder import StudyFolder
+from vodbench.sweeps.rung_steps import may_stop, pause_after, score_paused
 from vodbench.sweeps.steps import OnProgress, TrialContext, TrialJob
 from vodbench.sweeps.trial import DETECTIONS
 from vodbench.timing import measure_runtime, working
@@ -41,6 +42,19 @@ class PlatformSteps:
         for checkpoint, sharing in by_checkpoint.items():
             self._detect(sharing, context, checkpoint, on_progress)
 
+    def may_stop(self, job: TrialJob, context: TrialContext) -> bool:
+        return may_stop(job, context, self.training_fingerprint(job, context))
+
+    def train_to(self, jobs: Sequence[TrialJob], share: float, context: TrialContext, on_progress: OnProgress) -> None:
+        """One Ray Train run for the trainings of a seed."""
+        for seed in dict.fromkeys(job.seed for job in jobs):
+            own = [job for job in jobs if job.seed == seed]
+            until = [pause_after(job, share) for job in own]
+            self._train([(job.method, job.config) for job in own], seed, context, on_progress, until)
+
+    def score(self, job: TrialJob, share: float, context: TrialContext, on_progress: OnProgress) -> float:
+        return score_paused(job, share, context, self.training_fingerprint(job, context), on_progress)
+
     def train(self, job: TrialJob, context: TrialContext, on_progress: OnProgress) -> str:
         return self._train([(job.method, job.config)], job.seed, context, on_progress)[0]
 
@@ -50,6 +64,7 @@ class PlatformSteps:
         seed: int,
         context: TrialContext,
         on_progress: OnProgress,
+        until: Sequence[int | None] | None = None,
     ) -> list[str]:
         from vodbench.training import train_all
 
@@ -63,6 +78,7 @@ class PlatformSteps:
             threads=context.study.workers.training_threads,
             on_progress=lambda stage, done, total, _: on_progress(f"training {stage}", done, total),
             revision=context.revision,
+            until=until,
         )
 
     def detect(self, job: TrialJob, context: TrialContext, checkpoint: str, on_progress: OnProgress) -> None:

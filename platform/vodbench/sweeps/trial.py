@@ -11,8 +11,10 @@ from typing import Any
 
 from vodbench.errors import UserError
 from vodbench.records import TrialRecord
+from vodbench.redaction import redact, redact_line
 from vodbench.storage import write_text
 from vodbench.sweeps.folder import StudyFolder
+from vodbench.sweeps.halving import HopelessError, give_up_if_hopeless
 from vodbench.sweeps.steps import OnProgress, Steps, TrialContext, TrialJob
 
 DETECTIONS = "detections.parquet"
@@ -23,7 +25,7 @@ def run_trial(job: TrialJob, context: TrialContext, steps: Steps, on_progress: O
     """Run ``job`` unless its record is on disk; return the record.
 
     Any exception of a step becomes a failed record with a one-line reason (and ``error.txt`` with the traceback), so
-    that one bad trial does not stop a sweep.
+    that one bad trial does not stop a sweep. A training that is given up as hopeless becomes a stopped one.
     """
     folder = StudyFolder(context.folder)
     known = folder.record(job.fingerprint)
@@ -33,8 +35,11 @@ def run_trial(job: TrialJob, context: TrialContext, steps: Steps, on_progress: O
     seconds: dict[str, float] = {}
     try:
         outcome = _outcome(job, context, steps, on_progress, seconds)
+    except HopelessError as hopeless:
+        training = steps.training_fingerprint(job, context)
+        outcome = {"status": "stopped", "reason": str(hopeless), "checkpoint": training}
     except Exception as error:  # noqa: BLE001 - recorded with its reason and traceback
-        write_text(folder.trial_url(job.fingerprint, "error.txt"), traceback.format_exc())
+        write_text(folder.trial_url(job.fingerprint, "error.txt"), redact(traceback.format_exc()))
         outcome = {"status": "failed", "reason": reason_of(error)}
     record = _record(job, context, started=started, seconds=seconds, **outcome)
     folder.write_record(record)
@@ -44,18 +49,18 @@ def run_trial(job: TrialJob, context: TrialContext, steps: Steps, on_progress: O
 def failed_record(job: TrialJob, context: TrialContext, reason: str) -> TrialRecord:
     """The record of a trial whose process could not write one itself."""
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    return _record(job, context, started=now, seconds={}, status="failed", reason=reason)
+    return _record(job, context, started=now, seconds={}, status="failed", reason=redact_line(reason))
 
 
 def reason_of(error: BaseException) -> str:
-    """One line that says why: a ``UserError`` as it is, anything else with its type.
+    """One line that says why, without secrets: a ``UserError`` as it is, anything else with its type.
 
     Ray wraps what a worker raised; the innermost cause is what happened.
     """
     cause = getattr(error, "cause", None) or error.__cause__
     if isinstance(cause, BaseException) and not isinstance(error, UserError):
         return reason_of(cause)
-    text = " ".join(str(error).split()) or "no message"
+    text = redact_line(str(error)) or "no message"
     line = text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"
     return line if len(line) <= _REASON_LENGTH else line[: _REASON_LENGTH - 1] + "…"
 
@@ -64,6 +69,7 @@ def _outcome(
     job: TrialJob, context: TrialContext, steps: Steps, on_progress: OnProgress, seconds: dict[str, float]
 ) -> dict[str, Any]:
     with _timed(seconds, "train"):
+        give_up_if_hopeless(job, context, steps, on_progress)
         checkpoint = steps.train(job, context, on_progress)
     with _timed(seconds, "detect"):
         steps.detect(job, context, checkpoint, on_progress)

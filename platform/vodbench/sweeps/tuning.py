@@ -13,13 +13,15 @@ from typing import Any
 
 import pyarrow.fs
 from ray import tune
+from ray.tune.execution import class_cache
 from ray.tune.experiment import Trial
 from ray.tune.search import Searcher
 
 from vodbench.records import TrialRecord
 from vodbench.storage import filesystem, join
 from vodbench.sweeps.folder import StudyFolder
-from vodbench.sweeps.search import METRICS, objectives
+from vodbench.sweeps.places import objectives
+from vodbench.sweeps.search import METRICS
 from vodbench.sweeps.steps import Steps, TrialContext, TrialJob
 from vodbench.sweeps.trial import failed_record, run_trial
 from vodbench.tracking.content import run_name
@@ -32,6 +34,9 @@ _ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is ours: Tune would return as if the sweep had ended
 }
+# Tune would hand these of the driver to its trials, in a runtime environment that Ray writes into its logs. Trials find
+# them where all workers do: in the environment of their node.
+_SECRETS = {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SECURITY_TOKEN", "AWS_SESSION_TOKEN"}
 _PROGRESS_SECONDS = 1.0
 _RESTARTS = 2  # of a trial whose process died: it continues from what is on disk
 
@@ -82,6 +87,7 @@ def run_tune(context: TrialContext, steps: Steps, search: Searcher, num_trials: 
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    class_cache.ENV_VARS_TO_PROPAGATE -= _SECRETS
 
     def trainable(config: dict[str, Any]) -> None:
         tune.report(_run_jobs(config["jobs"], context, steps))

@@ -3,17 +3,56 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Protocol
 
 from vodbench.errors import UserError
+from vodbench.front.hypervolume import Step
 from vodbench.records import TrialRecord
+from vodbench.redaction import redact
 from vodbench.sweeps.folder import StudyFolder
 from vodbench.tracking.delivery import Delivery
-from vodbench.tracking.server import redact, scrub, unreachable
+from vodbench.tracking.optuna_study import OptunaStudy
+from vodbench.tracking.reaching import OPTUNA, TRACKING, login_refused, problem_of, unreachable
 
 # After a failure the server is left alone for so long: a sweep of short trials must not wait for it every time.
 RETRY_SECONDS = 60.0
+
+
+class Destination(Protocol):
+    """Where records are delivered to. Every method may raise what its library raises, and can be repeated."""
+
+    def deliver(self, record: TrialRecord) -> bool:
+        """Deliver one record; False when it was there already."""
+        ...
+
+    def deliver_all(self, records: Iterable[TrialRecord]) -> int:
+        """Deliver what is missing of all records, with what follows from them together; how many were missing."""
+        ...
+
+    def log_progress(self, steps: Sequence[Step]) -> None:
+        """Deliver what is missing of the hypervolume after each trial, where there is a place for it."""
+        ...
+
+    def finish(self, records: Iterable[TrialRecord], *, complete: bool) -> None:
+        """Say that the sweep has ended, and whether it is complete."""
+        ...
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What is recorded to, in messages: its name, what its address is for, and the option that gives it."""
+
+    name: str
+    what: str
+    option: str
+    open: Callable[[str, StudyFolder], Destination]
+
+
+MLFLOW = Kind("MLflow", TRACKING, "--tracking", Delivery)
+OPTUNA_STUDY = Kind("Optuna's storage", OPTUNA, "--optuna-storage", OptunaStudy)
 
 
 class Recorder:
@@ -23,44 +62,51 @@ class Recorder:
     ``vodbench sync``.
     """
 
-    def __init__(self, uri: str, folder: StudyFolder, warn: Callable[[str], None]) -> None:
+    def __init__(self, uri: str, folder: StudyFolder, warn: Callable[[str], None], kind: Kind = MLFLOW) -> None:
         self._uri = uri
         self._folder = folder
         self._warn = warn
-        self._delivery: Delivery | None = None
+        self._kind = kind
+        self._destination: Destination | None = None
         self._problem: str | None = None
         self._quiet_until = 0.0
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="mlflow")
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="recorder")
         self._thread.submit(self._guarded, self._connected)
 
-    def deliver(self, record: TrialRecord) -> None:
-        """Queue one record; returns at once."""
-        self._thread.submit(self._guarded, lambda: self._connected().deliver(record))
+    def deliver(self, record: TrialRecord, steps: Sequence[Step] = ()) -> None:
+        """Queue one record, and the hypervolume after each trial so far; returns at once."""
+
+        def deliver_one() -> None:
+            delivery = self._connected()
+            delivery.deliver(record)
+            delivery.log_progress(steps)
+
+        self._thread.submit(self._guarded, deliver_one)
 
     def finish(self, records: Iterable[TrialRecord], *, complete: bool) -> bool:
-        """Deliver everything that is missing, with the front and the sweep's totals; whether MLflow has it all."""
+        """Deliver everything that is missing, with the front and the sweep's totals; whether it is all there."""
         known = list(records)
 
         def deliver_rest() -> None:
-            delivery = self._connected()
-            delivery.deliver_all(known)
-            delivery.finish(known, complete=complete)
+            destination = self._connected()
+            destination.deliver_all(known)
+            destination.finish(known, complete=complete)
 
         self._quiet_until = 0.0
         self._thread.submit(self._guarded, deliver_rest).result()
         self._thread.shutdown()
         if self._problem is not None:
-            address = redact(self._uri)
+            address, url = redact(self._uri), self._folder.url
             self._warn(
-                f"MLflow at '{address}' did not take everything ({self._problem}). Results are complete in "
-                f"'{self._folder.url}'; deliver them with: vodbench sync {self._folder.url} --tracking {address}"
+                f"{self._kind.name} at '{address}' did not take everything ({self._problem}). Results are complete in "
+                f"'{url}'; deliver them with: vodbench sync {url} {self._kind.option} {address}"
             )
         return self._problem is None
 
-    def _connected(self) -> Delivery:
-        if self._delivery is None:
-            self._delivery = Delivery(self._uri, self._folder)
-        return self._delivery
+    def _connected(self) -> Destination:
+        if self._destination is None:
+            self._destination = self._kind.open(self._uri, self._folder)
+        return self._destination
 
     def _guarded(self, work: Callable[[], object]) -> None:
         if time.monotonic() < self._quiet_until:
@@ -69,23 +115,26 @@ class Recorder:
             work()
         except Exception as error:  # noqa: BLE001 - whatever MLflow or a database raises: said, kept, delivered later
             first = self._problem is None
-            self._problem = scrub(str(error), self._uri)[:200] or type(error).__name__
+            self._problem = str(login_refused(error, self._uri) or problem_of(error, self._uri))[:300]
             self._quiet_until = time.monotonic() + RETRY_SECONDS
             if first:
-                self._warn(f"MLflow does not answer: {self._problem}; the sweep goes on, results stay on disk")
+                self._warn(
+                    f"{self._kind.name} does not take results: {self._problem}; the sweep goes on, results stay on disk"
+                )
         else:
             self._problem = None
 
 
-def sync(folder: StudyFolder, records: Iterable[TrialRecord], uri: str) -> int:
+def sync(folder: StudyFolder, records: Iterable[TrialRecord], uri: str, kind: Kind = MLFLOW) -> int:
     """Deliver a study folder now; how many trials were missing. ``UserError`` when the server does not take them."""
     known = list(records)
     try:
-        delivery = Delivery(uri, folder)
-        delivered = delivery.deliver_all(known)
-        delivery.finish(known, complete=True)
+        destination = kind.open(uri, folder)
+        delivered = destination.deliver_all(known)
+        destination.finish(known, complete=True)
     except UserError:
         raise
     except Exception as error:  # noqa: BLE001 - MLflow, databases and HTTP each raise their own
-        raise unreachable(uri, f"{type(error).__name__}: {error}") from None
+        refused = login_refused(error, uri)
+        raise refused or unreachable(uri, problem_of(error, uri), kind.what) from None
     return delivered

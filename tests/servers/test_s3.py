@@ -1,0 +1,85 @@
+"""Object storage as it is: shards written, read and verified there; claims; what a user without access is told."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import fsspec
+import pytest
+from vodbench_machines import S3
+
+from vodbench.data_source import DataSource
+from vodbench.errors import UserError
+from vodbench.storage import exists, read_bytes, write_bytes
+from vodbench.training.claims import claim
+from vodbench_datasets.generated import generate
+from vodbench_datasets.generated.config import GeneratorConfig
+from vodbench_datasets.shards import verify_shards, write_shards
+
+pytestmark = pytest.mark.slow
+
+
+def test_shards_are_written_read_and_verified(s3: S3, tmp_path: Path) -> None:
+    generate(str(tmp_path), GeneratorConfig(snippets=3, val_snippets=1, frames=20, size=48, classes=2))
+    source, url = DataSource(root=str(tmp_path)).open(), s3.url("shards")
+    index = write_shards(source, url, shard_bytes=20_000)
+    assert len(index.shards) > 2
+    there = DataSource(root=url).open()
+    assert there.fingerprint == source.fingerprint
+    for split in source.splits:
+        assert there.snippets(split) == source.snippets(split)
+        for snippet in source.snippets(split):
+            wanted = [19, 0, 17]
+            pairs = zip(
+                source.read(split, snippet.id, wanted), there.read(split, snippet.id, wanted), strict=True
+            )  # fmt: skip
+            for ours, theirs in pairs:
+                assert (theirs.index, theirs.encoded) == (ours.index, ours.encoded)
+                assert (theirs.truth.boxes == ours.truth.boxes).all()
+    assert verify_shards(url) == []
+    assert write_shards(source, url, shard_bytes=20_000) == index  # found there, not written again
+
+    name = f"{url}/{index.shards[1].file}"
+    whole = read_bytes(name)
+    write_bytes(name, whole[:500] + bytes([whole[500] ^ 1]) + whole[501:])
+    problems = verify_shards(url)
+    assert problems
+    assert all(index.shards[1].file in problem for problem in problems)
+
+
+def test_of_two_that_want_a_claim_one_works_and_the_other_waits_for_it(s3: S3) -> None:
+    url, done = s3.url("claims", "claim"), threading.Event()
+    held: list[bool] = []
+
+    def work() -> None:
+        with claim(url, done.is_set, poll_s=0.05) as mine:
+            held.append(mine)
+            if mine:
+                done.set()
+
+    threads = [threading.Thread(target=work) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(held) == [False, True]
+    assert not s3.fs.exists("bench/claims/claim")
+
+
+@pytest.mark.parametrize("wrong", [{"secret": "planted-wrong-secret"}, {"key": "nobody"}])
+def test_the_wrong_key_is_one_line(s3: S3, wrong: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(fsspec.config.conf, "s3", {"endpoint_url": s3.endpoint, "secret": s3.secret, **wrong})
+    for use in (exists, read_bytes, lambda url: DataSource(root=url).open()):
+        with pytest.raises(UserError, match=r"cannot be reached \(.*; check the address, permissions") as error:
+            use(s3.url("shards", "index.json"))
+        assert "\n" not in str(error.value)
+        assert "planted-wrong-secret" not in str(error.value)
+
+
+def test_a_gateway_that_is_not_there_is_one_line(refusing_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(fsspec.config.conf, "s3", {"endpoint_url": f"http://127.0.0.1:{refusing_port}"})
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "b")
+    with pytest.raises(UserError, match=f"cannot be reached .*127.0.0.1:{refusing_port}"):
+        exists("s3://bench/x")
