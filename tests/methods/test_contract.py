@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import fields, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -22,9 +22,24 @@ import torch
 
 from vodbench.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
 from vodbench.errors import UserError
+from vodbench.features import CacheSettings
+from vodbench.features.sharing import kept_features
 from vodbench.knobs import AtLeast, Knob, MethodConfig, meets
 from vodbench.registry import method_spec, table
-from vodbench.spec import ClassInfo, Clip, ClipFrame, Detections, FrameEncoder, Image, Method, MethodSpec, Stage, Truth
+from vodbench.spec import (
+    ClassInfo,
+    Clip,
+    ClipFrame,
+    Detections,
+    FrameEncoder,
+    Image,
+    Method,
+    MethodSpec,
+    SnippetInfo,
+    Stage,
+    Truth,
+)
+from vodbench.streaming import detect_snippet
 from vodbench.training.optimizers import make_optimizer
 
 CLASSES = tuple(ClassInfo(f"n{i}", f"class {i}") for i in range(1, 4))
@@ -341,6 +356,54 @@ def test_streams_that_share_encoded_frames_see_what_they_see_alone(
         final.extend(stream.close())
         for got, alone in zip(final, stream_all(method, images, own), strict=True):
             assert_equal(got, alone, box=0, score=0)
+
+
+def test_kept_features_change_no_detection(
+    spec: MethodSpec, method: Method, config: MethodConfig, tmp_path: Path
+) -> None:
+    """To the last bit, whether they are made or taken; and what was taken costs what making it did."""
+    if not isinstance(method, FrameEncoder):
+        pytest.skip("its frames cannot be encoded apart")
+    images, device = video(5), torch.device("cpu")
+    kept = kept_features(CacheSettings(url=str(tmp_path)), method, SnippetInfo("s", 5), device, {"data": "d"})
+    assert kept is not None, f"{spec.name}: the return annotation of 'encode' is no dataclass that can be kept"
+    assert not kept.has(config)
+    plain, made, taken = (
+        detect_snippet(method, [config, config], frames, device, kept=cache)
+        for frames, cache in ((images, None), (images, kept), ((), kept))
+    )
+    assert kept.has(config)
+    for results in (made, taken):
+        for got, wanted in zip(results, plain, strict=True):
+            for a, b in zip(got.detections, wanted.detections, strict=True):
+                assert np.array_equal(a.boxes, b.boxes)
+                assert np.array_equal(a.scores, b.scores)
+                assert np.array_equal(a.labels, b.labels)
+    for made_ms, taken_ms in zip(made[0].stage_ms, taken[0].stage_ms, strict=True):
+        assert taken_ms["backbone"] == made_ms["backbone"] > 0
+
+
+def test_half_precision_is_for_features_alone(method: Method, config: MethodConfig, tmp_path: Path) -> None:
+    if not isinstance(method, FrameEncoder):
+        pytest.skip("its frames cannot be encoded apart")
+    device, (image,) = torch.device("cpu"), video(1)
+    settings = CacheSettings(url=str(tmp_path), precision="fp16")
+    kept = kept_features(settings, method, SnippetInfo("s", 1), device, {"data": "d"})
+    assert kept is not None
+    encoded = method.encode(image, config)
+    with kept.recording(config) as recorder:
+        recorder.add(encoded, {})
+    with kept.recorded(config) as recorded:
+        assert recorded is not None
+        stored, _ = recorded.frame(0)
+    rounded = {f.name for f in fields(encoded) if "vodbench.half_precision" in f.metadata}
+    assert rounded
+    for name, wanted in ((f.name, getattr(encoded, f.name)) for f in fields(encoded)):
+        if not isinstance(wanted, torch.Tensor):
+            continue
+        got = getattr(stored, name)
+        assert got.dtype == wanted.dtype
+        assert torch.equal(got, wanted.half().float() if name in rounded else wanted)
 
 
 def test_zero_proposals_work(method: Method, monkeypatch: pytest.MonkeyPatch) -> None:

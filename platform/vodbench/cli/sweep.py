@@ -44,6 +44,9 @@ def command(
     ] = None,
     ray: Annotated[str | None, typer.Option(help="Address of a Ray cluster; an embedded Ray when left out.")] = None,
     scale: Annotated[str | None, typer.Option(help="Scale of the study, e.g. small: see 'vodbench studies'.")] = None,
+    cache: Annotated[
+        str | None, typer.Option(help="Where features are kept between trials: a folder or URL, or 'off'.")
+    ] = None,
     retry_failed: Annotated[bool, typer.Option(help="Run trials again that have failed before.")] = False,
     retry_stopped: Annotated[
         bool, typer.Option(help="Train to their end what was stopped as hopeless before.")
@@ -55,6 +58,8 @@ def command(
     overrides = parse_settings(set_ or [])
     if trials is not None:
         overrides["search.trials"] = trials
+    if cache is not None:
+        overrides |= {"cache.dtype": "off"} if cache == "off" else {"cache.url": cache}
     swept = run(
         Asked(
             study=study,

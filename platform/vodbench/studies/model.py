@@ -92,6 +92,18 @@ class RuntimeSettings(Strict):
     device: str = "auto"
 
 
+class Cache(Strict):
+    """Where a frame's features are kept for further trials of the same weights: fp32 (exact), fp16, or off.
+
+    Without ``url`` that is below the study's folder, and only where trials are detected one by one (in a search, or
+    several at a time): a grid is detected in one pass. Above ``budget_gb`` the least recently used snippets go.
+    """
+
+    url: str | None = None
+    dtype: Literal["fp32", "fp16", "off"] = "fp32"
+    budget_gb: float = Field(default=10.0, gt=0)
+
+
 class Workers(Strict):
     """Processes of one training and CPU threads of each, processes of one evaluation, trials at the same time."""
 
@@ -150,6 +162,7 @@ class Study(Strict):
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=(0,), min_length=1)
     accuracy: AccuracySettings = AccuracySettings()
     runtime: RuntimeSettings = RuntimeSettings()
+    cache: Cache = Cache()
     workers: Workers = Workers()
     published: tuple[PublishedTable, ...] = ()
     comparisons: tuple[Comparison, ...] = ()

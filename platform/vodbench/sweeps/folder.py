@@ -140,6 +140,9 @@ class StudyFolder:
         there, here = self.study().to_mapping(), study.to_mapping()
         pairs = {key: (there[key], here[key]) for key in _COMMON}
         pairs |= {f"data.{key}": (there["data"][key], here["data"][key]) for key in ("train", "val")}
+        # Exact features or none at all: the same detections.
+        old, new = ("fp16" if s["cache"]["dtype"] == "fp16" else "exact" for s in (there, here))
+        pairs["cache.dtype"] = (old, new)
         pairs["data fingerprint"] = (identity.data_fingerprint, data_fingerprint)
         for key, (old, new) in pairs.items():
             if old != new:

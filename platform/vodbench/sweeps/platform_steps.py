@@ -9,9 +9,11 @@ from functools import lru_cache
 from vodbench.checkpoints import checkpoint_url
 from vodbench.data_source import DataSource
 from vodbench.evaluation import TruthSet, evaluate, truth_set
+from vodbench.features import GB, CacheSettings
 from vodbench.knobs import MethodConfig
 from vodbench.records import Accuracy, Runtime
 from vodbench.spec import Dataset
+from vodbench.storage import join
 from vodbench.sweeps.folder import StudyFolder
 from vodbench.sweeps.rung_steps import may_stop, pause_after, score_paused
 from vodbench.sweeps.steps import OnProgress, TrialContext, TrialJob
@@ -99,6 +101,7 @@ class PlatformSteps:
             snippets=_snippets(context),
             on_progress=lambda done, total: on_progress(doing, done, total),
             device=study.runtime.device,
+            cache=cache_settings(context),
         )
 
     def evaluate(self, job: TrialJob, context: TrialContext) -> Accuracy:
@@ -125,6 +128,16 @@ class PlatformSteps:
             threads=settings.threads,
             name=job.method,
         )
+
+
+def cache_settings(context: TrialContext) -> CacheSettings | None:
+    """The feature cache of a pass that begins now; None where the study has none."""
+    study, cache = context.study, context.study.cache
+    one_by_one = study.search.sampler != "grid" or study.workers.concurrent_trials > 1
+    if cache.dtype == "off" or (cache.url is None and cache.dtype == "fp32" and not one_by_one):
+        return None
+    url = cache.url or join(context.folder, "features")
+    return CacheSettings(url=url, precision=cache.dtype, budget_bytes=max(1, round(cache.budget_gb * GB)))
 
 
 def _snippets(context: TrialContext) -> list[str] | None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from fsspec.implementations.local import LocalFileSystem
+from fsspec.implementations.memory import MemoryFileSystem
 from rich.console import Console
 from rich.markup import escape
 
@@ -77,6 +78,7 @@ def plan_sweep(
         connect(tracking_uri)
     if optuna_storage is not None:
         open_storage(optuna_storage)
+    study = _with_reachable_cache(study)
     context = TrialContext(study, source, dataset.fingerprint, _absolute(out), revision)
     if study.search.sampler == "grid":
         grid_jobs(context, steps)
@@ -221,6 +223,18 @@ def _local_tracking(out: str) -> str:
             f"output folder '{out}' is not on this machine, so it cannot hold MLflow's SQLite file; give --tracking"
         )
     return default_uri(path)
+
+
+def _with_reachable_cache(study: Study) -> Study:
+    """The study with its feature cache named as workers can open it."""
+    url = study.cache.url
+    if url is None:
+        return study
+    if isinstance(filesystem(url)[0], MemoryFileSystem):
+        raise UserError(
+            f"cache.url '{url}' is in this process's memory, which workers cannot reach; give a folder or URL"
+        )
+    return study.model_copy(update={"cache": study.cache.model_copy(update={"url": _absolute(url)})})
 
 
 def _absolute(url: str) -> str:
