@@ -2,7 +2,8 @@
 
 A *training* setting changes the weights (N_b, the training T, every size of the network); an *inference* knob does
 not (T, K, r, key-frame interval). The difference decides which trials share a checkpoint, so it is declared where
-the field is.
+the field is. So is what a knob *needs*: the values of others without which it changes nothing. Sweeps then neither run
+the same effective trial twice nor draw what has no effect.
 """
 
 from __future__ import annotations
@@ -20,6 +21,16 @@ from vodbench.errors import UserError, unknown
 Kind = Literal["training", "inference"]
 
 
+@dataclass(frozen=True, slots=True)
+class AtLeast:
+    """What a knob may need of another: this value or more."""
+
+    value: float
+
+
+Need = AtLeast | tuple[Any, ...]  # of another knob: so much, or one of these values
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Knob:
     """What a configuration field means and accepts. ``low``/``high`` are inclusive unless ``above`` is given."""
@@ -31,6 +42,7 @@ class Knob:
     above: float | None = None  # exclusive lower bound
     high: float | None = None
     choices: tuple[Any, ...] | None = None
+    needs: Mapping[str, Need] = dataclasses.field(default_factory=dict)  # of other knobs; all of them, to do anything
 
     def accepted(self) -> str:
         """The accepted values in words, e.g. ``an integer >= 1`` or ``(0, 100]``."""
@@ -62,9 +74,16 @@ def knob(
     above: float | None = None,
     high: float | None = None,
     choices: tuple[Any, ...] | None = None,
+    needs: Mapping[str, Any] | None = None,
 ) -> Any:
-    """A dataclass field of a ``MethodConfig``: ``T: int = knob(18, "supports each side", kind="inference", low=1)``."""
-    declared = Knob(kind=kind, help=help, symbol=symbol, low=low, above=above, high=high, choices=choices)
+    """A dataclass field of a ``MethodConfig``: ``T: int = knob(18, "supports each side", kind="inference", low=1)``.
+
+    ``needs`` names knobs of the same configuration that this one does nothing without, each with the value, the tuple
+    of values or the ``AtLeast`` that it needs: ``needs={"keys": "adaptive"}``. What a training knob needs are training
+    knobs: weights do not know how they will be used.
+    """
+    needed = {name: n if isinstance(n, (AtLeast, tuple)) else (n,) for name, n in (needs or {}).items()}
+    declared = Knob(kind=kind, help=help, symbol=symbol, low=low, above=above, high=high, choices=choices, needs=needed)
     return dataclasses.field(default=default, metadata={"knob": declared})
 
 
@@ -116,6 +135,16 @@ class MethodConfig:
     def inference_settings(self) -> dict[str, Any]:
         return self._of_kind("inference")
 
+    @classmethod
+    def matters(cls, name: str, values: Mapping[str, Any]) -> bool:
+        """Whether a knob changes anything where all others have these values: what it needs is there, and matters."""
+        return _matters(cls.knobs(), name, values)
+
+    def effective_settings(self) -> dict[str, Any]:
+        """``to_mapping`` without the knobs that change nothing here: configurations equal in it do the same."""
+        declared, values = self.knobs(), self.to_mapping()
+        return {name: value for name, value in values.items() if _matters(declared, name, values)}
+
     def warnings(self) -> tuple[str, ...]:
         """What to say when a training starts from fresh weights with these settings, a line each; it goes ahead."""
         return ()
@@ -128,6 +157,24 @@ class MethodConfig:
     def _of_kind(self, kind: Kind) -> dict[str, Any]:
         declared = self.knobs()
         return {name: value for name, value in self.to_mapping().items() if declared[name].kind == kind}
+
+
+def _matters(declared: Mapping[str, Knob], name: str, values: Mapping[str, Any]) -> bool:
+    needs = declared[name].needs
+    return all(meets(values[other], need) and _matters(declared, other, values) for other, need in needs.items())
+
+
+def meets(value: Any, need: Need) -> bool:
+    """Whether a knob's value is what another one needs."""
+    return value >= need.value if isinstance(need, AtLeast) else value in need
+
+
+def need_in_words(name: str, need: Need) -> str:
+    """``keys = adaptive``, ``second_stage = sem or joint``, ``inter_modules >= 1``."""
+    if isinstance(need, AtLeast):
+        return f"{name} >= {need.value:g}"
+    *others, last = (str(value).lower() if isinstance(value, bool) else str(value) for value in need)
+    return f"{name} = {', '.join(others)} or {last}" if others else f"{name} = {last}"
 
 
 _WRONG = object()

@@ -66,7 +66,7 @@ class Runtime:
 
 @dataclass(frozen=True, kw_only=True)
 class TrialRecord:
-    """One point of a study, finished or failed."""
+    """One point of a study: finished, failed, or stopped before it was trained to its end."""
 
     fingerprint: str  # of method, config, seed, data and protocol: the trial's identity everywhere
     study: str
@@ -75,11 +75,11 @@ class TrialRecord:
     config: dict[str, Any]  # resolved, complete
     knobs: dict[str, Any]  # the swept ones only
     seed: int
-    status: Literal["complete", "failed"]
+    status: Literal["complete", "failed", "stopped"]  # stopped: its training was given up as hopeless
     reason: str | None = None
     accuracy: Accuracy | None = None
     runtime: Runtime | None = None
-    checkpoint: str | None = None  # fingerprint of the weights
+    checkpoint: str | None = None  # fingerprint of the weights; of a stopped trial, of those it would have had
     detections: str | None = None  # path relative to the study folder
     data_fingerprint: str = ""
     revision: str = ""

@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
@@ -360,11 +361,18 @@ class Method(Protocol):
         ...
 
 
+# In a dataclass that ``encode`` returns, ``features: Tensor = field(metadata=HALF_PRECISION)`` says that a feature
+# cache may keep this float32 array as float16 where its user asked for that. All else is kept to the last bit.
+HALF_PRECISION: Mapping[str, bool] = MappingProxyType({"vodbench.half_precision": True})
+
+
 @runtime_checkable
 class FrameEncoder(Protocol):
     """What a ``Method`` may offer besides: the work on a frame by itself, so that a sweep does it once for many trials.
 
-    Its streams are ``EncodedStream``; ``push(image)`` equals ``push_encoded(encode(image, config))`` exactly.
+    Its streams are ``EncodedStream``; ``push(image)`` equals ``push_encoded(encode(image, config))`` exactly. Where the
+    return annotation of ``encode`` is a dataclass of tensors, NumPy arrays, numbers, strings, None, tuples of these and
+    such dataclasses, encoded frames can be kept on disk (``vodbench.features``).
     """
 
     def encoding_settings(self, config: MethodConfig) -> Mapping[str, Any]:

@@ -261,3 +261,14 @@ def test_an_interrupted_launch_leaves_nothing(cluster: Cluster, run: Run, monkey
         main()
     assert cluster.made[0] == ("ConfigMap", NAME)
     assert cluster.names() == set()
+
+
+def test_a_standing_cluster_that_cannot_be_used(run: Run, refusing_port: int) -> None:
+    address = ("--ray-address", f"http://127.0.0.1:{refusing_port}")
+    store = ("--store", "s3://vodbench/studies")
+    refused(run("demo", *address, *store), "no Ray cluster answers", str(refusing_port))
+    refused(run("demo", *address), "'store' is missing", "--store")
+    refused(run("demo", *address, *store, "--max-gpus", "4"), "--set workers.concurrent_trials=4")
+    refused(run("demo", *address, *store, "--data", "video"), "folder of this machine")
+    refused(run("demo", "--ray-address", "head:8265", *store), "give http://HOST:8265")
+    refused(run("status", *address), "no Ray cluster answers")

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import fields, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -22,9 +22,24 @@ import torch
 
 from vodbench.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
 from vodbench.errors import UserError
-from vodbench.knobs import Knob, MethodConfig
+from vodbench.features import CacheSettings
+from vodbench.features.sharing import kept_features
+from vodbench.knobs import AtLeast, Knob, MethodConfig, meets
 from vodbench.registry import method_spec, table
-from vodbench.spec import ClassInfo, Clip, ClipFrame, Detections, FrameEncoder, Image, Method, MethodSpec, Truth
+from vodbench.spec import (
+    ClassInfo,
+    Clip,
+    ClipFrame,
+    Detections,
+    FrameEncoder,
+    Image,
+    Method,
+    MethodSpec,
+    SnippetInfo,
+    Stage,
+    Truth,
+)
+from vodbench.streaming import detect_snippet
 from vodbench.training.optimizers import make_optimizer
 
 CLASSES = tuple(ClassInfo(f"n{i}", f"class {i}") for i in range(1, 4))
@@ -86,12 +101,6 @@ CHANGED: dict[str, Any] = {
     "aggregation": False,
     "partial_updating": False,
     "update_threshold": -2.0,
-}
-
-# Knobs that do something only where another one has this value.
-NEEDS: dict[str, dict[str, Any]] = {
-    "unlinked": {"linking": "tube"},
-    "key_frame_interval": {"keys": "interval"},
 }
 
 
@@ -349,6 +358,54 @@ def test_streams_that_share_encoded_frames_see_what_they_see_alone(
             assert_equal(got, alone, box=0, score=0)
 
 
+def test_kept_features_change_no_detection(
+    spec: MethodSpec, method: Method, config: MethodConfig, tmp_path: Path
+) -> None:
+    """To the last bit, whether they are made or taken; and what was taken costs what making it did."""
+    if not isinstance(method, FrameEncoder):
+        pytest.skip("its frames cannot be encoded apart")
+    images, device = video(5), torch.device("cpu")
+    kept = kept_features(CacheSettings(url=str(tmp_path)), method, SnippetInfo("s", 5), device, {"data": "d"})
+    assert kept is not None, f"{spec.name}: the return annotation of 'encode' is no dataclass that can be kept"
+    assert not kept.has(config)
+    plain, made, taken = (
+        detect_snippet(method, [config, config], frames, device, kept=cache)
+        for frames, cache in ((images, None), (images, kept), ((), kept))
+    )
+    assert kept.has(config)
+    for results in (made, taken):
+        for got, wanted in zip(results, plain, strict=True):
+            for a, b in zip(got.detections, wanted.detections, strict=True):
+                assert np.array_equal(a.boxes, b.boxes)
+                assert np.array_equal(a.scores, b.scores)
+                assert np.array_equal(a.labels, b.labels)
+    for made_ms, taken_ms in zip(made[0].stage_ms, taken[0].stage_ms, strict=True):
+        assert taken_ms["backbone"] == made_ms["backbone"] > 0
+
+
+def test_half_precision_is_for_features_alone(method: Method, config: MethodConfig, tmp_path: Path) -> None:
+    if not isinstance(method, FrameEncoder):
+        pytest.skip("its frames cannot be encoded apart")
+    device, (image,) = torch.device("cpu"), video(1)
+    settings = CacheSettings(url=str(tmp_path), precision="fp16")
+    kept = kept_features(settings, method, SnippetInfo("s", 1), device, {"data": "d"})
+    assert kept is not None
+    encoded = method.encode(image, config)
+    with kept.recording(config) as recorder:
+        recorder.add(encoded, {})
+    with kept.recorded(config) as recorded:
+        assert recorded is not None
+        stored, _ = recorded.frame(0)
+    rounded = {f.name for f in fields(encoded) if "vodbench.half_precision" in f.metadata}
+    assert rounded
+    for name, wanted in ((f.name, getattr(encoded, f.name)) for f in fields(encoded)):
+        if not isinstance(wanted, torch.Tensor):
+            continue
+        got = getattr(stored, name)
+        assert got.dtype == wanted.dtype
+        assert torch.equal(got, wanted.half().float() if name in rounded else wanted)
+
+
 def test_zero_proposals_work(method: Method, monkeypatch: pytest.MonkeyPatch) -> None:
     """In every frame, and in every second one."""
     propose = method.rpn.propose  # type: ignore[attr-defined]
@@ -377,7 +434,7 @@ def test_every_inference_knob_does_something(spec: MethodSpec, config: MethodCon
     images = video(7)
     for name in config.inference_settings():
         assert name in CHANGED, f"add a value of the inference knob {name} to CHANGED"
-        base = config.replace(**{k: v for k, v in NEEDS.get(name, {}).items() if k in config.knobs()})
+        base = config.replace(**met(config, name))
         before = stream_all(method, images, base)
         changed = base.replace(**{name: CHANGED[name]})
         stream = method.stream(changed)
@@ -386,6 +443,66 @@ def test_every_inference_knob_does_something(spec: MethodSpec, config: MethodCon
         waiting = len(images) if lag is None else lag
         assert [len(d) for d in after] == [0] * waiting + [1] * (len(images) - waiting)
         assert differ(before, [d for found in after for d in found] + stream.close()), f"{name} changes nothing"
+
+
+def met(config: MethodConfig, name: str) -> dict[str, Any]:
+    """Changes to the configuration that give the inference knob what it needs: the first value that will do."""
+    return {
+        other: need[0]
+        for other, need in config.knobs()[name].needs.items()
+        if isinstance(need, tuple) and not meets(getattr(config, other), need)
+    }
+
+
+def unmet(config: MethodConfig) -> Iterator[tuple[str, MethodConfig, MethodConfig]]:
+    """Each knob that needs others, and two configurations that lack one of them and differ in the knob alone."""
+    for name, declared in config.knobs().items():
+        for other, need in declared.needs.items():
+            choices = config.knobs()[other].choices or (False if need == (True,) else 0,)
+            base = config.replace(**{other: next(c for c in choices if not meets(c, need))})
+            yield name, base, base.replace(**{name: another(declared, getattr(config, name))})
+
+
+def test_what_a_knob_needs_is_declared_soundly(spec: MethodSpec, config: MethodConfig) -> None:
+    knobs = config.knobs()
+    for name, declared in knobs.items():
+        assert config.matters(name, config.to_mapping()) in (True, False), "needs end somewhere"
+        for other, need in declared.needs.items():
+            assert other in knobs, f"{name} needs {other}, which {spec.name} does not have"
+            assert isinstance(need, AtLeast) or any(knobs[other].allows(value) for value in need)
+            if declared.kind == "training":
+                assert knobs[other].kind == "training", "weights do not know how they will be used"
+
+
+def test_a_knob_without_what_it_needs_changes_nothing(spec: MethodSpec) -> None:
+    """Sweeps leave it out on this promise: detections of inference knobs, stages and losses of training knobs."""
+    config = deterministic(spec)
+    images = video(5)
+    for name, base, changed in unmet(config):
+        assert not base.matters(name, base.to_mapping())
+        assert base.effective_settings() == changed.effective_settings()
+        if config.knobs()[name].kind == "inference":
+            method = built(spec, base)
+            before, after = stream_all(method, images), stream_all(method, images, changed)
+            for a, b in zip(before, after, strict=True):
+                assert_equal(b, a, box=0, score=0)
+        else:
+            assert [training_of(stage) for stage in spec.stages(changed)] == [
+                training_of(stage) for stage in spec.stages(base)
+            ], f"{name} changes the stages"
+            torch.testing.assert_close(losses_of(spec, changed), losses_of(spec, base), rtol=0, atol=0)
+
+
+def training_of(stage: Stage) -> tuple[Any, ...]:
+    """What a stage does besides its configuration; the range of supports counts only where they have one."""
+    clips = replace(stage.clips, offset_low=0, offset_high=0) if stage.clips.whole_snippet else stage.clips
+    return stage.name, stage.method, clips, stage.schedule
+
+
+def losses_of(spec: MethodSpec, config: MethodConfig) -> dict[str, torch.Tensor]:
+    method = begun(spec, config)
+    torch.manual_seed(3)
+    return method.losses(training_group(spec, config))
 
 
 def test_training_knobs_cannot_change_in_a_stream(config: MethodConfig, method: Method) -> None:

@@ -18,6 +18,7 @@ from vodbench.front.picture import front_png
 from vodbench.front.points import Point, front_json, load_trials, measured_points
 from vodbench.front.style import staircase
 from vodbench.records import Accuracy, Runtime, TrialRecord
+from vodbench.studies.constraints import parse_constraint
 from vodbench.studies.published import PublishedPoint
 
 PUBLISHED = [
@@ -74,6 +75,29 @@ def test_the_staircase_never_promises_what_a_budget_cannot_buy(points: list[Poin
         attainable = max(p.accuracy.map for p in points if p.runtime.median_ms <= budget)
         promised = max(y for x, y in zip(xs, ys, strict=True) if x <= budget)
         assert promised == attainable
+
+
+BUDGET = [parse_constraint("runtime_ms <= 20"), parse_constraint("map >= 0.45")]
+
+
+def test_points_say_whether_they_keep_to_the_constraints() -> None:
+    records = [record("a", 10, 0.4), record("b", 15, 0.5), record("c", 20, 0.6), record("d", 30, 0.9)]
+    marked = measured_points(records, BUDGET)
+    assert [(p.on_front, p.feasible) for p in marked] == [(True, False), (True, True), (True, True), (True, False)]
+    asked = measured_points([*records, record("e", 5, 0.44), record("f", 12, 0.55)], BUDGET, feasible_only=True)
+    # e beats f on speed and breaks a constraint; f beats b; c is the most accurate of those that keep to both.
+    assert [p.record.fingerprint for p in asked if p.on_front] == ["f", "c"]
+    assert [row["feasible"] for row in front_json(marked)["front"]] == [False, True, True, False]
+
+
+def test_what_breaks_a_constraint_is_drawn_as_a_cross() -> None:
+    records = [record("a", 10, 0.5), record("b", 30, 0.9, contended=True), record("c", 40, 0.2)]
+    figure = front_figure(measured_points(records, BUDGET))
+    symbols = [symbol for trace in figure.data if trace.mode == "markers" for symbol in trace.marker.symbol]
+    assert sorted(symbols) == ["circle", "x", "x-open"]
+    assert sum("breaks a constraint" in text for trace in figure.data for text in trace.text or ()) == 2
+    plain, crossed = (front_png(measured_points(records, bounds)) for bounds in ((), BUDGET))
+    assert plain != crossed
 
 
 def test_json_separates_front_from_dominated(points: list[Point]) -> None:

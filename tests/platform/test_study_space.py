@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from vodbench.errors import UserError, unknown
-from vodbench.knobs import MethodConfig, knob
+from vodbench.knobs import AtLeast, MethodConfig, knob, need_in_words
 from vodbench.spec import MethodSpec
 from vodbench.studies import grid_points, method_spaces, parse_study, space
 
@@ -27,8 +27,17 @@ class Bare(MethodConfig):
     width: int = knob(3, "width", low=1)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Conditional(MethodConfig):
+    keys: str = knob("interval", "rule", kind="inference", choices=("interval", "adaptive"))
+    interval: int = knob(10, "frames", kind="inference", low=1, needs={"keys": "interval"})
+    gamma: float = knob(0.2, "share", kind="inference", low=0, high=1, needs={"keys": "adaptive"})
+    rounds: int = knob(1, "rounds of adapting", kind="inference", low=0, needs={"keys": ("adaptive",)})
+    rate: float = knob(0.5, "share a round", kind="inference", above=0, needs={"rounds": AtLeast(1)})
+
+
 def spec_of(name: str) -> MethodSpec:
-    configs = {"wide": Config, "bare": Bare}
+    configs = {"wide": Config, "bare": Bare, "conditional": Conditional}
     if name not in configs:
         raise unknown("method", name, configs)
     unused: Any = None
@@ -140,3 +149,91 @@ def test_what_optuna_draws_decodes_to_the_knob_and_back(name: str, values: Any) 
         assert swept.encode(value) == drawn
         assert not isinstance(values, list) or value in [entry.point({name: v}).knobs[name] for v in values]
     assert swept.encode(10**9 if name in "Tr" else "nothing") is None
+
+
+def test_a_grid_has_no_two_points_that_do_the_same() -> None:
+    knobs = {"gamma": [0.1, 0.3], "interval": [5, 10], "keys": ["interval", "adaptive"]}
+    points = grid_points(study({"method": "conditional", "knobs": knobs}))
+    assert [dict(p.knobs) for p in points] == [
+        {"keys": "interval", "interval": 5},
+        {"gamma": 0.1, "keys": "adaptive"},
+        {"keys": "interval", "interval": 10},
+        {"gamma": 0.3, "keys": "adaptive"},
+    ]
+    assert points[0].config == Conditional(interval=5), "what changes nothing stays as without a sweep"
+    assert points[1].config == Conditional(keys="adaptive", gamma=0.1)
+
+
+def test_what_is_needed_must_itself_matter() -> None:
+    knobs = {"keys": ["interval", "adaptive"], "rounds": [0, 2], "rate": [0.25, 0.75]}
+    points = grid_points(study({"method": "conditional", "knobs": knobs}))
+    assert [dict(p.knobs) for p in points] == [
+        {"keys": "interval"},
+        {"keys": "adaptive", "rounds": 0},
+        {"keys": "adaptive", "rounds": 2, "rate": 0.25},
+        {"keys": "adaptive", "rounds": 2, "rate": 0.75},
+    ]
+
+
+def test_entries_that_differ_in_what_changes_nothing_are_one_point() -> None:
+    entries = [{"method": "conditional", "settings": {"gamma": gamma}} for gamma in (0.1, 0.9)]
+    (point,) = grid_points(study(*entries))
+    assert point.config == Conditional(gamma=0.1)
+    assert len(grid_points(study(*entries, settings={"keys": "adaptive"}))) == 2
+
+
+@pytest.mark.parametrize(
+    ("knobs", "said"),
+    [
+        ({"gamma": [0.1, 0.3]}, "knob gamma is swept but would change nothing: it needs keys = adaptive, and keys is "),
+        ({"keys": ["interval"], "gamma": {"low": 0, "high": 1}}, "it needs keys = adaptive, and no value of keys is"),
+        ({"rate": [0.1, 0.2]}, "it needs keys = adaptive, and keys is interval; set or sweep keys"),
+        ({"keys": ["adaptive"], "rounds": [0], "rate": [0.1]}, "it needs rounds >= 1, and no value of rounds is that"),
+        ({"keys": ["adaptive"], "rounds": {"low": 0, "high": 0}, "rate": [0.1]}, "it needs rounds >= 1"),
+    ],
+)
+def test_a_knob_that_would_never_matter_is_refused(knobs: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError) as error:
+        method_spaces(study({"method": "conditional", "knobs": knobs}))
+    assert said in str(error.value)
+    assert "study 's', conditional: " in str(error.value)
+
+
+def test_a_draw_asks_only_for_what_matters_and_needed_knobs_first() -> None:
+    knobs = {"rate": [0.25, 0.75], "gamma": [0.1], "rounds": [0, 2], "interval": [5], "keys": ["interval", "adaptive"]}
+    (entry,) = method_spaces(study({"method": "conditional", "knobs": knobs}))
+    for answers, expected in (
+        ({"keys": "interval", "interval": 5}, Conditional(interval=5)),
+        ({"keys": "adaptive", "gamma": 0.1, "rounds": 0}, Conditional(keys="adaptive", gamma=0.1, rounds=0)),
+        (
+            {"keys": "adaptive", "gamma": 0.1, "rounds": 2, "rate": 0.75},
+            Conditional(keys="adaptive", gamma=0.1, rounds=2, rate=0.75),
+        ),
+    ):
+        asked: list[str] = []
+
+        def suggest(swept: Any, answers: dict[str, Any] = answers, asked: list[str] = asked) -> Any:
+            asked.append(swept.name)
+            return answers[swept.name]
+
+        point = entry.draw(suggest)
+        assert (asked, point.config) == (list(answers), expected)
+        drawn = entry.encode(point.config.to_mapping())
+        assert drawn is not None
+        assert set(drawn) == set(answers)
+        assert entry.decode(drawn) == point
+
+
+def test_a_value_beside_a_step_lies_outside() -> None:
+    knobs = {"T": {"low": 2, "high": 8, "step": 3}, "r": {"low": 0.1, "high": 0.5, "step": 0.1}}
+    (entry,) = method_spaces(study({"method": "wide", "knobs": knobs}))
+    steps = {knob.name: knob for knob in entry.knobs}
+    assert [steps["T"].encode(value) for value in (1, 2, 4, 5, 8, 11)] == [None, 2, None, 5, 8, None]
+    assert [steps["r"].encode(value) for value in (0.3, 0.35, None)] == [0.3, None, None]
+
+
+def test_needs_in_words() -> None:
+    assert need_in_words("keys", ("adaptive",)) == "keys = adaptive"
+    assert need_in_words("stage", ("reg", "sem", "joint")) == "stage = reg, sem or joint"
+    assert need_in_words("on", (True,)) == "on = true"
+    assert need_in_words("modules", AtLeast(1)) == "modules >= 1"

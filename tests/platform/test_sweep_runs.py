@@ -19,6 +19,7 @@ import pytest
 from rich.console import Console
 
 from vodbench.errors import UserError
+from vodbench.front.hypervolume import write_history
 from vodbench.knobs import MethodConfig, knob
 from vodbench.records import Accuracy, Runtime
 from vodbench.spec import MethodSpec
@@ -53,6 +54,15 @@ class PlantedSteps:
 
     def prepare(self, jobs: Sequence[TrialJob], context: TrialContext, on_progress: OnProgress) -> None:
         pass
+
+    def may_stop(self, job: TrialJob, context: TrialContext) -> bool:
+        return True
+
+    def train_to(self, jobs: Sequence[TrialJob], share: float, context: TrialContext, on_progress: OnProgress) -> None:
+        self.note("train_to", share, [job.config.N_b for job in jobs])
+
+    def score(self, job: TrialJob, share: float, context: TrialContext, on_progress: OnProgress) -> float:
+        return float(job.config.N_b) / 10
 
     def train(self, job: TrialJob, context: TrialContext, on_progress: OnProgress) -> str:
         on_progress("training", 1, 2)
@@ -137,7 +147,14 @@ def plant(setattr: Any) -> None:
     setattr(running, "DataSource", PlantedSource)
 
 
-def sweep(out: Path, steps: PlantedSteps | None = None, *, retry_failed: bool = False, **study: Any) -> SweepResult:
+def sweep(
+    out: Path,
+    steps: PlantedSteps | None = None,
+    *,
+    retry_failed: bool = False,
+    retry_stopped: bool = False,
+    **study: Any,
+) -> SweepResult:
     values = {
         "name": "planted",
         "title": "t",
@@ -146,7 +163,7 @@ def sweep(out: Path, steps: PlantedSteps | None = None, *, retry_failed: bool = 
         **study,
     }
     plan = plan_sweep(parse_study(values, "planted"), str(out), steps=steps or PlantedSteps(out.parent / "calls"))
-    return run_sweep(plan, Console(quiet=True), retry_failed=retry_failed)
+    return run_sweep(plan, Console(quiet=True), retry_failed=retry_failed, retry_stopped=retry_stopped)
 
 
 def calls(out: Path) -> list[list[Any]]:
@@ -200,6 +217,8 @@ def test_what_mlflow_says_of_a_trial(out: Path) -> None:
     assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
     assert run.info.run_name == "m N_b=1 T=4"
     assert parent.data.metrics["trials_complete"] == 1
+    (step,) = write_history(str(out), result.records)
+    assert parent.data.metrics["hypervolume"] == step.hypervolume > 0
 
 
 def test_a_failed_trial_is_recorded_and_does_not_stop_the_others(out: Path) -> None:
@@ -215,6 +234,24 @@ def test_a_failed_trial_is_recorded_and_does_not_stop_the_others(out: Path) -> N
     sweep(out, methods=methods([1, 13, 4]), retry_failed=True)
     assert len(calls(out)) == before + 1
     assert len(tracked_runs(out)) == 3
+
+
+def test_hopeless_trainings_of_a_grid_are_stopped_and_stay_so_until_asked(out: Path) -> None:
+    space = methods([1, 4], (1, 2, 3))
+    search = {"early_stopping": {"rungs": [0.5]}}
+    first = sweep(out, methods=space, search=search)
+    assert {(r.config["N_b"], r.status) for r in first.records} == {(1, "stopped"), (2, "stopped"), (3, "complete")}
+    # All climb in one go; what goes on is then trained by its two trials.
+    assert [c[:2] for c in calls(out)] == [["train_to", 0.5], ["train", "m"], ["train", "m"]]
+    assert {run.data.params["N_b"]: run.info.status for run in tracked_runs(out)} == {
+        "1": "KILLED",
+        "2": "KILLED",
+        "3": "FINISHED",
+    }
+    assert sweep(out, methods=space, search=search).ran == 0
+    asked = sweep(out, methods=space, search=search, retry_stopped=True)
+    assert [r.status for r in asked.records] == ["complete"] * 6
+    assert len(calls(out)) == 3 + 4
 
 
 @dataclass
@@ -236,7 +273,7 @@ def test_a_trial_whose_process_dies_is_tried_again_and_then_recorded(out: Path) 
     assert "process died 3 times" in str(reasons[4])
 
 
-@pytest.mark.parametrize("sampler", ["random", "tpe", "nsga2"])
+@pytest.mark.parametrize("sampler", ["random", "tpe", "nsga2", "gp"])
 def test_search_continues_from_its_records(out: Path, sampler: str) -> None:
     space = [{"method": "m", "knobs": {"N_b": [1, 2, 3], "T": {"low": 1, "high": 11}}}, {"method": "other"}]
     first = sweep(out, methods=space, search={"sampler": sampler, "trials": 5, "seed": 1})

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from vodbench.errors import UserError
+from vodbench.front.hypervolume import write_history
 from vodbench.records import Accuracy, Runtime, TrialRecord
 from vodbench.studies import parse_study
 from vodbench.sweeps.folder import StudyFolder
@@ -116,6 +117,36 @@ def test_a_trial_that_failed_once_and_then_worked_says_so(folder: StudyFolder) -
     (run,) = runs(folder)
     assert (run.info.status, run.data.tags["status"], run.data.tags["front"]) == ("FINISHED", "complete", "yes")
     assert "reason" not in run.data.tags
+
+
+def test_a_stopped_trial_is_no_failure(folder: StudyFolder) -> None:
+    stopped = record(1, status="stopped", reason="hopeless after 25%", accuracy=None, runtime=None)
+    sync(folder, [stopped, record(2)], uri(folder))
+    by_status = {run.data.tags["status"]: run for run in runs(folder)}
+    assert by_status["stopped"].info.status == "KILLED"
+    assert (by_status["stopped"].data.tags["reason"], by_status["stopped"].data.tags["front"]) == (
+        "hopeless after 25%",
+        "no",
+    )
+    (parent,) = runs(folder, "sweep")
+    counts = {name: value for name, value in parent.data.metrics.items() if name.startswith("trials_")}
+    assert counts == {"trials_complete": 1, "trials_failed": 0, "trials_stopped": 1}
+
+
+def test_the_hypervolume_after_each_trial_is_a_step_of_the_sweeps_run_once(folder: StudyFolder) -> None:
+    failed = record(9, status="failed", reason="out of luck", accuracy=None, runtime=None)
+    known = [record(1), failed, record(2, ms=5.0)]
+    for records in (known[:1], known, known):
+        write_history(folder.url, records)
+        sync(folder, records, uri(folder))
+    (parent,) = runs(folder, "sweep")
+    logged = connect(uri(folder)).get_metric_history(parent.info.run_id, "hypervolume")
+    steps = write_history(folder.url, known)
+    assert [(metric.step, metric.value) for metric in logged] == [
+        (1, steps[0].hypervolume),
+        (2, steps[1].hypervolume),
+    ]
+    assert steps[0].hypervolume < steps[1].hypervolume
 
 
 def test_the_front_moves(folder: StudyFolder) -> None:

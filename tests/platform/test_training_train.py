@@ -19,8 +19,10 @@ from vodbench.cli import app
 from vodbench.data_source import DataSource
 from vodbench.errors import UserError
 from vodbench.spec import ClipSpec
+from vodbench.storage import exists
 from vodbench.training import TrainingError, driver, plan_stages, train, train_all
 from vodbench.training.driver import _Relay
+from vodbench.training.keeper import Folder
 from vodbench.training.peers import Peers
 from vodbench.training.run_folder import check_run_folder, write_run_file
 from vodbench.training.worker import TrainingJob, train_stages
@@ -125,6 +127,41 @@ def test_earlier_stages_are_not_needed_once_the_last_is_there(
     assert trained.stages == ["base", "full"]
 
 
+def test_a_training_that_pauses_ends_as_if_it_had_not(learner: ModuleType, trained: Trained, tmp_path: Path) -> None:
+    config = learner.LearnerConfig(iterations=9)
+    whole = train("learner-full", config, SOURCE, store=str(tmp_path / "whole"), seed=1)
+    store = str(tmp_path / "paused")
+    trained.stages.clear()
+    weights = []
+    for until in (3, 3, 6, None):
+        (name,) = train_all([("learner-full", config)], SOURCE, store=store, seed=1, until=[until])
+        assert name == whole
+        if until is not None:
+            paused = load_checkpoint(Folder(store, name).paused_url(until), "learner-full")
+            assert (paused.fingerprint, paused.stage) == (name, "full")
+            assert not Folder(store, name).finished
+            weights.append(paused.weights["head.weight"])
+    assert trained.stages == ["base", "full", "full", "full"], "what is there is not done again"
+    assert not torch.equal(weights[0], weights[2])
+    assert torch.equal(weights[0], weights[1])
+    ended, undisturbed = (load_checkpoint(checkpoint_url(folder, whole)) for folder in (store, str(tmp_path / "whole")))
+    for tensor, expected in zip(ended.weights.values(), undisturbed.weights.values(), strict=True):
+        assert torch.equal(tensor, expected)
+    left = {path.name for path in (tmp_path / "paused" / "checkpoints" / whole).iterdir()}
+    assert not {name for name in left if name.startswith(("paused", "partial"))}
+
+
+def test_a_stage_that_others_build_on_does_not_pause_for_one_of_them(
+    learner: ModuleType, trained: Trained, tmp_path: Path
+) -> None:
+    config = learner.LearnerConfig(iterations=6)
+    pairs = [("learner-base", config), ("learner-full", config)]
+    base, full = train_all(pairs, SOURCE, store=str(tmp_path), seed=1, until=[2, 4])
+    assert Folder(str(tmp_path), base).finished
+    assert not Folder(str(tmp_path), full).finished
+    assert exists(Folder(str(tmp_path), full).paused_url(4))
+
+
 def test_two_callers_train_once(learner: ModuleType, trained: Trained, tmp_path: Path) -> None:
     trained.delay = 0.3
     names: list[str] = []
@@ -141,7 +178,7 @@ def test_two_callers_train_once(learner: ModuleType, trained: Trained, tmp_path:
 def test_a_weight_that_is_not_finite_is_never_written(
     learner: ModuleType, tmp_path: Path, trained: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def poison(self: Any, *_: object) -> None:
+    def poison(self: Any, *_: object, **__: object) -> None:
         self.module.head.bias.data[0] = float("nan")
 
     monkeypatch.setattr("vodbench.training.loop.StageTrainer.run", poison)

@@ -32,8 +32,10 @@ class DetectorConfig(MethodConfig):
     batch_norm_eps: float = knob(1e-5, "added to the variance (0 in mega.pytorch's frozen batch norm)", low=0)
     stride_in_1x1: bool = knob(False, "a bottleneck strides in its first 1x1 (Caffe, mega.pytorch), not in its 3x3")
     dilate_first_block: bool = knob(False, "conv5's first 3x3 is dilated too (mmdetection; implied by stride_in_1x1)")
-    tiny_width: int = knob(12, "channels after the first convolution of the tiny backbone", low=1)
-    tiny_stride: int = knob(4, "stride of the tiny backbone", choices=(4, 8, 16))
+    tiny_width: int = knob(
+        12, "channels after the first convolution of the tiny backbone", low=1, needs={"backbone": "tiny"}
+    )
+    tiny_stride: int = knob(4, "stride of the tiny backbone", choices=(4, 8, 16), needs={"backbone": "tiny"})
 
     # ---- boxes
     inclusive_boxes: bool = knob(False, "a box from x1 to x2 is x2 - x1 + 1 wide (Caffe, mega.pytorch)")
@@ -79,6 +81,7 @@ class DetectorConfig(MethodConfig):
         "boxes that no tube takes keep their score, or are dropped with the frames between (Detect & Track's code)",
         kind="inference",
         choices=("keep", "drop"),
+        needs={"linking": ("tube", "blr")},  # the second is RDN's own
     )
 
     # ---- schedule

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from vodbench.spec import HALF_PRECISION
 from vodbench.transforms import Resized
 
 
@@ -56,7 +57,7 @@ class FrameFeatures:
 
     boxes: Tensor  # (n, 4)
     objectness: Tensor  # (n,)
-    features: Tensor  # (n, D) after the first fully connected layer
+    features: Tensor = field(metadata=HALF_PRECISION)  # (n, D) after the first fully connected layer
     size: tuple[int, int]  # (height, width) of the resized image
     resized: Resized  # the way back to original pixels, without the image
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from vodbench.spec import HALF_PRECISION
 from vodbench_methods.detection.records import Batch
 
 
@@ -16,7 +17,7 @@ class EncodedFrame:
     batch: Batch  # of one image
     shape: tuple[int, ...]  # of the original image
     # (1, C, h, w); with E further channels where the embedding is warped too, so that both are warped at once
-    maps: Tensor
+    maps: Tensor = field(metadata=HALF_PRECISION)
 
     def fits(self, other: EncodedFrame) -> bool:
         """Maps of frames of different sizes cannot be warped to one another."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from vodbench.errors import UserError
-from vodbench.knobs import knob
+from vodbench.knobs import AtLeast, knob
 from vodbench.spec import ClipSpec, Schedule
 from vodbench_methods.detection.config import SMALL as DETECTOR_SMALL
 from vodbench_methods.detection.config import TINY as DETECTOR_TINY
@@ -29,6 +29,7 @@ class HVRConfig(SequenceConfig, RelationStageConfig):
         "proposal's two most similar ones of its video's frames, or over all of them (published code)",
         kind="inference",
         choices=("off", "nearest", "dense"),
+        needs={"inter_modules": AtLeast(1)},
     )
 
     # ---- network
@@ -55,22 +56,33 @@ class HVRConfig(SequenceConfig, RelationStageConfig):
     num_supports: int = knob(2, "support frames of a training clip, from anywhere in its video", low=0)
     K_train: int = knob(128, "supportive proposals a frame in training", low=1)
     video_triplets: str = knob(
-        "hard", "V+ and V- are the least and the most similar videos, or any", choices=("hard", "random")
+        "hard",
+        "V+ and V- are the least and the most similar videos, or any",
+        choices=("hard", "random"),
+        needs={"inter_modules": AtLeast(1)},
     )
     inter_attention: str = knob(
         "mined",
         "a proposal attends to its P+ and P- (paper), or to all proposals of the three key frames (published code)",
         choices=("mined", "dense"),
+        needs={"inter_modules": AtLeast(1)},
     )
-    background_negatives: bool = knob(False, "a background proposal can be the P- of an object (published code)")
+    background_negatives: bool = knob(
+        False, "a background proposal can be the P- of an object (published code)", needs={"inter_modules": AtLeast(1)}
+    )
     relation_loss: str = knob(
         "distance",
         "asks d(P+) + margin < d(P-); literal: Eq. 6 as printed, which asks the opposite of a distance; off",
         choices=("distance", "literal", "off"),
+        needs={"inter_modules": AtLeast(1)},
     )
-    margin: float = knob(10.0, "margin of the relation loss", symbol="lambda", low=0)
+    margin: float = knob(
+        10.0, "margin of the relation loss", symbol="lambda", low=0, needs={"relation_loss": ("distance", "literal")}
+    )
     # Open in the paper. On generated video (preset tiny) margin 10 learned with 0.1 and destroyed detection with 1.
-    gamma: float = knob(0.1, "weight of the relation loss", symbol="gamma", low=0)
+    gamma: float = knob(
+        0.1, "weight of the relation loss", symbol="gamma", low=0, needs={"relation_loss": ("distance", "literal")}
+    )
     relation_iterations: int = knob(60_000, "optimiser steps of the method's own stage", low=1)
 
     def __post_init__(self) -> None:

@@ -26,7 +26,9 @@ class PositionSensitiveConfig(DetectorConfig):
     deformable: str = knob(
         "none", "dcn: the 3x3 convolutions of conv5 are deformable (Dai et al. 2017)", choices=("none", "dcn")
     )
-    deformable_groups: int = knob(4, "parts of a deformable convolution's channels that move alike", low=1)
+    deformable_groups: int = knob(
+        4, "parts of a deformable convolution's channels that move alike", low=1, needs={"deformable": "dcn"}
+    )
 
     # ---- proposals
     anchor_sizes: tuple[float, ...] = knob((128.0, 256.0, 512.0), "square root of an anchor's area, px")
@@ -38,9 +40,11 @@ class PositionSensitiveConfig(DetectorConfig):
         "position-sensitive pooling: bilinear samples, the original's whole cells, or bins that move",
         choices=POOLINGS,
     )
-    roi_sampling: int = knob(2, "samples a bin and direction (pooling = align)", low=1)
-    deformable_sampling: int = knob(4, "samples a bin and direction (pooling = deformable)", low=1)
-    offset_scale: float = knob(0.1, "what a bin's offset of 1 is, in RoI sizes (pooling = deformable)", above=0)
+    roi_sampling: int = knob(2, "samples a bin and direction", low=1, needs={"pooling": "align"})
+    deformable_sampling: int = knob(4, "samples a bin and direction", low=1, needs={"pooling": "deformable"})
+    offset_scale: float = knob(
+        0.1, "what a bin's offset of 1 is, in RoI sizes", above=0, needs={"pooling": "deformable"}
+    )
     ohem: bool = knob(True, "the head learns from the roi_batch RoIs of highest loss; false: from a random sample")
     roi_batch: int = knob(128, "RoIs a frame in the head's loss", low=1)
     roi_positive_fraction: float = knob(

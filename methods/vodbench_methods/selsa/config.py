@@ -37,7 +37,12 @@ class SELSAConfig(SequenceConfig, RelationStageConfig):
         "where they are drawn from: the whole snippet (paper), or frame_range around the reference (mmtracking)",
         choices=("video", "window"),
     )
-    frame_range: int = knob(9, "frames on each side of the reference that a window has in training", low=1)
+    frame_range: int = knob(
+        9,
+        "frames on each side of the reference that a window has in training",
+        low=1,
+        needs={"train_supports": "window"},
+    )
     K_train: int = knob(300, "supportive proposals a frame in training", symbol="K", low=1)
 
     def __post_init__(self) -> None:

@@ -13,6 +13,10 @@ from vodbench_methods.propagation.config import OPTICAL_FLOW_SMALL, OPTICAL_FLOW
 
 INFINITE: Literal["inf"] = "inf"
 
+# Second stages with either loss.
+_REGRESSION = ("reg", "two-step", "joint")
+_SEMANTICS = ("sem", "two-step", "joint")
+
 
 @dataclass(frozen=True, kw_only=True)
 class SemiDFFConfig(KeyFrames, FlowNetworkConfig):
@@ -41,30 +45,48 @@ class SemiDFFConfig(KeyFrames, FlowNetworkConfig):
         "a frame's features: flow: the key frame's, warped; generative: computed from them by convolutions",
         choices=("flow", "generative"),
     )
-    generator_channels: int = knob(512, "channels between the two convolutions (prediction = generative)", low=1)
+    generator_channels: int = knob(
+        512, "channels between the two convolutions", low=1, needs={"prediction": "generative"}
+    )
     regression_loss: str = knob(
         "l2",
         "distance from the predicted features to the frame's own: mean square, mean absolute value; steady: to those "
         "that carry on the change between two frames before",
         choices=("l2", "l1", "steady"),
+        needs={"second_stage": _REGRESSION},
     )
-    inter_class: bool = knob(True, "semantic loss: class probabilities of the teacher's proposals")
-    attention: bool = knob(True, "semantic loss: objectness of every anchor, which directs the second half's attention")
-    bbox: bool = knob(True, "semantic loss: box offsets of anchors and proposals")
+    inter_class: bool = knob(
+        True, "semantic loss: class probabilities of the teacher's proposals", needs={"second_stage": _SEMANTICS}
+    )
+    attention: bool = knob(
+        True,
+        "semantic loss: objectness of every anchor, which directs the second half's attention",
+        needs={"second_stage": _SEMANTICS},
+    )
+    bbox: bool = knob(True, "semantic loss: box offsets of anchors and proposals", needs={"second_stage": _SEMANTICS})
     temperature: float | Literal["inf"] = knob(
-        1.0, "softens both sides' probabilities; inf: the limit, a distance of logits", symbol="T", above=0
+        1.0,
+        "softens both sides' probabilities; inf: the limit, a distance of logits",
+        symbol="T",
+        above=0,
+        needs={"second_stage": _SEMANTICS},
     )
-    box_weight: float = knob(1.0, "weight of the bbox term", symbol="lambda", low=0)
+    box_weight: float = knob(1.0, "weight of the bbox term", symbol="lambda", low=0, needs={"bbox": True})
     trained: str = knob(
         "temporal+task",
         "what the semantic loss trains: the flow network; with what follows the propagated features; with all of the "
         "detector (frozen_stages stay)",
         choices=("temporal", "temporal+task", "temporal+spatial"),
+        needs={"second_stage": _SEMANTICS},
     )
     key_frame_range: int = knob(9, "a training clip's key frame lies at most so many frames before its frame", low=1)
     # Two epochs of VID_train_15frames and its mirror images, four frames a step.
-    regression_iterations: int = knob(57_800, "optimiser steps of the regression (reg, two-step)", low=1)
-    semantic_iterations: int = knob(57_800, "optimiser steps with the semantic loss (sem, two-step, joint)", low=1)
+    regression_iterations: int = knob(
+        57_800, "optimiser steps of the regression", low=1, needs={"second_stage": ("reg", "two-step")}
+    )
+    semantic_iterations: int = knob(
+        57_800, "optimiser steps with the semantic loss", low=1, needs={"second_stage": _SEMANTICS}
+    )
     unlabelled_learning_rate: float = knob(5e-5, "RMSprop's rate in stage 2, constant", above=0)
 
     def __post_init__(self) -> None:

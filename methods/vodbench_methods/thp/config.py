@@ -29,7 +29,12 @@ class UnifiedInference(MethodConfig):
         choices=("interval", "adaptive", "oracle"),
     )
     gamma: float = knob(
-        0.2, "share of a frame to be computed anew above which it becomes a key frame", kind="inference", low=0, high=1
+        0.2,
+        "share of a frame to be computed anew above which it becomes a key frame",
+        kind="inference",
+        low=0,
+        high=1,
+        needs={"keys": "adaptive"},
     )
     aggregation: bool = knob(
         True, "a key frame's map joins those of the key frames before it; false: it stands alone", kind="inference"
@@ -60,6 +65,14 @@ TABLE_1: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 class THPConfig(UnifiedInference, KeyFrameConfig):
     """Deep Feature Flow's settings, recursive aggregation, partial updating, and when a frame is a key frame."""
 
+    key_frame_interval: int = knob(
+        10,
+        "frames from key frame to key frame",
+        kind="inference",
+        symbol="l",
+        low=1,
+        needs={"keys": "interval"},
+    )
     embedding_hidden: int = knob(512, "channels inside the network that aggregation weights come from", low=1)
     embedding_channels: int = knob(2048, "channels of the embeddings that are compared", low=1)
     update_weight: float = knob(2.0, "weight of the updated share of a frame in the loss", symbol="lambda", low=0)

@@ -12,6 +12,7 @@ class Benches(LazyCommands):
     table = {  # noqa: RUF012 - a ClassVar of the base class
         "evaluate": "vodbench.bench.evaluate",
         "runtime": "vodbench.bench.runtime",
+        "sweep": "vodbench.bench.sweep",
         **method_benches(),
     }
 

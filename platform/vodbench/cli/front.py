@@ -25,7 +25,11 @@ if TYPE_CHECKING:
 
     from vodbench.front.joint import Group
 
-EPILOG = example("vodbench front runs/demo", "vodbench front --studies 'rdn-*' 'thp-*' --out runs/joint")
+EPILOG = example(
+    "vodbench front runs/demo",
+    "vodbench front runs/my-budget --feasible",
+    "vodbench front --studies 'rdn-*' 'thp-*' --out runs/joint",
+)
 JOINT = join(RUNS, "joint")
 
 
@@ -35,6 +39,9 @@ def command(
     out: Annotated[str | None, typer.Option(help=f"Folder of a joint front's files; {JOINT} when left out.")] = None,
     anyway: Annotated[bool, typer.Option("--anyway", help="Draw studies that do not compare too, marked.")] = False,
     published: Annotated[bool, typer.Option("--published", help="Published points beside a joint front.")] = False,
+    feasible: Annotated[
+        bool, typer.Option("--feasible", help="The front of the trials that keep to the study's constraints.")
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the front as one JSON object.")] = False,
 ) -> None:
     """Print the front of a sweep and draw it: front.html (interactive), front.png and front.json in its folder.
@@ -47,18 +54,27 @@ def command(
     if len(folders) == 1 and not studies:
         if out is not None or anyway or published:
             raise UserError("--out, --anyway and --published belong to --studies; one sweep is drawn in its folder")
-        return _single(folders[0], json)
+        return _single(folders[0], feasible, json)
+    if feasible:
+        raise UserError("--feasible belongs to one sweep, whose study has the constraints; give its folder alone")
     return _joint(folders, JOINT if out is None else out, anyway=anyway, published=published, json=json)
 
 
-def _single(out: str, json: bool) -> None:
-    files = draw_front(out)
+def _single(out: str, feasible: bool, json: bool) -> None:
     records = load_trials(out)
+    study = load_study(join(out, "study.yaml"))
+    constraints = study.search.constraints
+    if feasible and not constraints:
+        raise UserError(
+            f"--feasible: study '{study.name}' has no constraints; sweep it with, for example, "
+            "--set 'search.constraints=[runtime_ms <= 30]'"
+        )
+    files = draw_front(out, feasible_only=feasible)
     if json:
-        print_json(front_json(measured_points(records)))
+        print_json(front_json(measured_points(records, constraints, feasible_only=feasible)))
         return
-    published = published_points(load_study(join(out, "study.yaml")))
-    Console().print(trial_table(records, pareto_front(records), published))
+    marks = pareto_front(records, constraints if feasible else ())
+    Console().print(trial_table(records, marks, published_points(study), constraints))
     console.print("drawn: " + "  ".join(files))
 
 

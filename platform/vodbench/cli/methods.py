@@ -6,9 +6,11 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from vodbench.cli.shared import example
+from vodbench.knobs import need_in_words
 from vodbench.registry import method_spec, table
 from vodbench.spec import MethodSpec
 
@@ -41,5 +43,7 @@ def _knobs(spec: MethodSpec) -> Table:
     rows = Table("knob", "symbol", "kind", "default", "accepted", "meaning", box=None)
     for name, knob in spec.config.knobs().items():
         value = str(getattr(defaults, name))
-        rows.add_row(name, knob.symbol or "", knob.kind, value, knob.accepted(), knob.help)
+        needs = " and ".join(need_in_words(other, need) for other, need in knob.needs.items())
+        meaning = f"{knob.help} [only where {needs}]" if needs else knob.help
+        rows.add_row(name, knob.symbol or "", knob.kind, value, knob.accepted(), escape(meaning))
     return rows

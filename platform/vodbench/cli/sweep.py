@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,7 +14,7 @@ from rich.table import Table
 from vodbench.cli.shared import announce, console, example, parse_settings, print_json, revision, warn_of_beginnings
 from vodbench.redaction import redact
 from vodbench.storage import exists, join
-from vodbench.studies import PublishedPoint, Study, load_study, published_points
+from vodbench.studies import Constraint, PublishedPoint, Study, load_study, published_points, violated
 
 if TYPE_CHECKING:
     from vodbench.records import TrialRecord
@@ -44,7 +44,13 @@ def command(
     ] = None,
     ray: Annotated[str | None, typer.Option(help="Address of a Ray cluster; an embedded Ray when left out.")] = None,
     scale: Annotated[str | None, typer.Option(help="Scale of the study, e.g. small: see 'vodbench studies'.")] = None,
+    cache: Annotated[
+        str | None, typer.Option(help="Where features are kept between trials: a folder or URL, or 'off'.")
+    ] = None,
     retry_failed: Annotated[bool, typer.Option(help="Run trials again that have failed before.")] = False,
+    retry_stopped: Annotated[
+        bool, typer.Option(help="Train to their end what was stopped as hopeless before.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No live view: a line for each trial that ended.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object of figures as the last line.")] = False,
 ) -> None:
@@ -52,6 +58,8 @@ def command(
     overrides = parse_settings(set_ or [])
     if trials is not None:
         overrides["search.trials"] = trials
+    if cache is not None:
+        overrides |= {"cache.dtype": "off"} if cache == "off" else {"cache.url": cache}
     swept = run(
         Asked(
             study=study,
@@ -63,6 +71,7 @@ def command(
             optuna_storage=optuna_storage,
             ray=ray,
             retry_failed=retry_failed,
+            retry_stopped=retry_stopped,
             quiet=quiet,
         )
     )
@@ -87,6 +96,7 @@ class Asked:
     optuna_storage: str | None = None
     ray: str | None = None
     retry_failed: bool = False
+    retry_stopped: bool = False
     quiet: bool = False
 
 
@@ -104,7 +114,7 @@ def run(asked: Asked, *, table: bool = True) -> Swept:
     study, out = _chosen(asked)
     result, folder = _run(asked, study, out)
     if table:
-        Console().print(trial_table(result.records, result.front, published_points(study)))
+        Console().print(trial_table(result.records, result.front, published_points(study), study.search.constraints))
     _closing_lines(result, folder)
     return Swept(study, result, folder)
 
@@ -175,7 +185,14 @@ def _run(asked: Asked, study: Study, out: str) -> tuple[SweepResult, str]:
     )
     warn_of_beginnings(missing_beginnings(study, plan.context.folder, plan.context.data_fingerprint))
     _check_cluster(study, asked.ray)
-    result = run_sweep(plan, console, ray_address=asked.ray, retry_failed=asked.retry_failed, quiet=asked.quiet)
+    result = run_sweep(
+        plan,
+        console,
+        ray_address=asked.ray,
+        retry_failed=asked.retry_failed,
+        retry_stopped=asked.retry_stopped,
+        quiet=asked.quiet,
+    )
     return result, plan.context.folder
 
 
@@ -192,8 +209,16 @@ def _check_cluster(study: Study, ray: str | None) -> None:
         check_workers(workers)
 
 
-def trial_table(records: list[TrialRecord], front: list[bool], published: list[PublishedPoint]) -> Table:
-    """Trials by rising runtime, failed ones last; the paper's mAP beside ours where the study names it."""
+def trial_table(
+    records: list[TrialRecord],
+    front: list[bool],
+    published: list[PublishedPoint],
+    constraints: Sequence[Constraint] = (),
+) -> Table:
+    """Trials by rising runtime, failed and stopped ones last; the paper's mAP beside ours where the study names it.
+
+    A trial that breaks one of the ``constraints`` says so.
+    """
     table = Table(box=None, pad_edge=False)
     for name in ("", "trial", "mAP", "95%", "ms a frame", "p95"):
         table.add_column(name, justify="left" if name in ("", "trial", "95%") else "right")
@@ -202,36 +227,40 @@ def trial_table(records: list[TrialRecord], front: list[bool], published: list[P
         table.add_column("paper ms", justify="right")
     rows = sorted(zip(records, front, strict=True), key=lambda row: _runtime_ms(row[0]))
     for record, on_front in rows:
-        cells = _cells(record, on_front)
+        cells = _cells(record, on_front, violated(record, constraints))
         if published:
             beside = next((p for p in published if p.matches(record)), None)
             cells += [
                 f"{beside.map:.3f}" if beside and beside.map is not None else "",
                 f"{beside.runtime_ms:.1f}" if beside and beside.runtime_ms else "",
             ]
-        table.add_row(*cells, style=None if on_front or record.status == "failed" else "dim")
+        table.add_row(*cells, style=None if on_front or record.status != "complete" else "dim")
     return table
 
 
-def _cells(record: TrialRecord, on_front: bool) -> list[str]:
+def _cells(record: TrialRecord, on_front: bool, broken: Sequence[Constraint]) -> list[str]:
     from vodbench.tracking.content import run_name
 
     name = escape(run_name(record))
     if record.accuracy is None or record.runtime is None:
-        return ["", f"{name}  [red]failed:[/] {escape(record.reason or '')}", "", "", "", ""]
+        colour = "red" if record.status == "failed" else "yellow"
+        return ["", f"{name}  [{colour}]{record.status}:[/] {escape(record.reason or '')}", "", "", "", ""]
     accuracy, runtime = record.accuracy, record.runtime
     interval = escape(f"[{accuracy.low:.3f}, {accuracy.high:.3f}]")
     busy = "*" if runtime.contended else ""
+    name += f"  [yellow]not {' and '.join(map(str, broken))}[/]" if broken else ""
     times = [f"{runtime.mean_ms:.1f}{busy}", f"{runtime.p95_ms:.1f}"]
     return ["front" if on_front else "", name, f"{accuracy.map:.3f}", interval, *times]
 
 
 def _closing_lines(result: SweepResult, folder: str) -> None:
-    failed = sum(record.status == "failed" for record in result.records)
+    failed, stopped = (sum(r.status == status for r in result.records) for status in ("failed", "stopped"))
     if any(record.runtime and record.runtime.contended for record in result.records):
         console.print("* the device was busy while this was measured")
     if failed:
         console.print(f"{failed} failed; run again with --retry-failed to repeat them (traceback: trials/*/error.txt)")
+    if stopped:
+        console.print(f"{stopped} stopped as hopeless; run again with --retry-stopped to train them to their end")
     console.print(f"next: vodbench front {folder}   vodbench report {folder}")
     if result.tracked and result.tracking_uri.startswith("sqlite:"):
         console.print(f"MLflow: mlflow ui --backend-store-uri {redact(result.tracking_uri)}")
@@ -244,7 +273,8 @@ def _figures(swept: Swept) -> dict[str, Any]:
         "study": swept.study.name,
         "out": swept.folder,
         "trials_complete": len(complete),
-        "trials_failed": len(result.records) - len(complete),
+        "trials_failed": sum(record.status == "failed" for record in result.records),
+        "trials_stopped": sum(record.status == "stopped" for record in result.records),
         "trials_new": result.ran,
         "trainings": len({record.checkpoint for record in complete}),
         "front": [r.fingerprint for r, on_front in zip(result.records, result.front, strict=True) if on_front],

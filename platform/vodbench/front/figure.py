@@ -64,8 +64,8 @@ def panels(with_published: bool) -> go.Figure:
 
 
 def _trace(points: Sequence[Point], colour: str, name: str, *, size: int) -> go.Scatter:
-    # A hollow marker is a runtime that was taken on a busy device.
-    symbols = ["circle-open" if p.runtime.contended else "circle" for p in points]
+    # A cross breaks a constraint; a hollow marker is a runtime that was taken on a busy device.
+    symbols = [("circle" if p.feasible else "x") + ("-open" if p.runtime.contended else "") for p in points]
     return go.Scatter(
         x=[p.runtime.mean_ms for p in points],
         y=[p.accuracy.map for p in points],
@@ -101,7 +101,8 @@ def _hover(point: Point) -> str:
         + (f", {r.gflops:.3g} GFLOPs a frame" if r.gflops is not None else ""),
         f"trial {point.record.fingerprint}",
     ]
-    return "<br>".join(lines + (["<b>runtime contended</b>"] if r.contended else []))
+    marks = {"runtime contended": r.contended, "breaks a constraint": not point.feasible}
+    return "<br>".join(lines + [f"<b>{mark}</b>" for mark, holds in marks.items() if holds])
 
 
 def published_trace(printed: Sequence[PublishedPoint], colour: str, method: str) -> go.Scatter:

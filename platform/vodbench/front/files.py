@@ -10,14 +10,16 @@ from vodbench.studies.published import published_points
 FRONT_FILES = ("front.html", "front.png", "front.json")
 
 
-def draw_front(out: str) -> list[str]:
+def draw_front(out: str, *, feasible_only: bool = False) -> list[str]:
     """Write front.html (interactive), front.png and front.json from the records on disk; returns their URLs.
 
-    ``UserError`` when the folder holds no trials.
+    With ``feasible_only``, the front of the trials that keep to the study's constraints. ``UserError`` when the folder
+    holds no trials.
     """
     # plotly and matplotlib take a second to import: not for a study folder that is refused.
-    points = measured_points(load_trials(out))
+    records = load_trials(out)
     study = load_study(join(out, "study.yaml"))
+    points = measured_points(records, study.search.constraints, feasible_only=feasible_only)
     published = published_points(study)
     from vodbench.front.figure import front_figure
     from vodbench.front.picture import front_png

@@ -8,14 +8,17 @@ import numpy as np
 import numpy.typing as npt
 
 from vodbench.records import TrialRecord
+from vodbench.studies.constraints import Constraint, violated
 
 
-def pareto_front(records: Sequence[TrialRecord]) -> list[bool]:
+def pareto_front(records: Sequence[TrialRecord], constraints: Sequence[Constraint] = ()) -> list[bool]:
     """Which records no other record beats: is at least as good on both objectives and better on one.
 
-    A record without both figures (failed, or not timed) is never on the front. Equal points are all on it.
+    A record without both figures (failed, or not timed) is never on the front. Equal points are all on it. With
+    ``constraints``, records that break one neither are on the front nor beat others.
     """
-    measured = [i for i, r in enumerate(records) if r.status == "complete" and r.accuracy and r.runtime]
+    complete = [i for i, r in enumerate(records) if r.status == "complete" and r.accuracy and r.runtime]
+    measured = [i for i in complete if not violated(records[i], constraints)]
     accuracy = np.array([a.map for i in measured if (a := records[i].accuracy)], dtype=np.float64)
     runtime_ms = np.array([t.mean_ms for i in measured if (t := records[i].runtime)], dtype=np.float64)
     on_front = [False] * len(records)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import textwrap
 from collections.abc import Sequence
 from typing import Any
@@ -89,10 +90,11 @@ def place_captions(figure: Figure, panels: Sequence[Any]) -> None:
 
 
 def _scatter(axes: Any, points: Sequence[Point], colour: str, label: str, *, size: int) -> None:
-    for contended in (False, True):
-        chosen = [p for p in points if p.runtime.contended is contended]
+    for contended, feasible in itertools.product((False, True), (True, False)):
+        chosen = [p for p in points if p.runtime.contended is contended and p.feasible is feasible]
         if not chosen:
             continue
+        remarks = ["contended"] * contended + ["breaks a constraint"] * (not feasible)
         xs, ys = [p.runtime.mean_ms for p in chosen], [p.accuracy.map for p in chosen]
         x_bars = [error_bar(p.runtime.low_ms, p.runtime.mean_ms, p.runtime.high_ms) for p in chosen]
         y_bars = [error_bar(p.accuracy.low, p.accuracy.map, p.accuracy.high) for p in chosen]
@@ -102,12 +104,12 @@ def _scatter(axes: Any, points: Sequence[Point], colour: str, label: str, *, siz
             ys,
             xerr=list(zip(*x_bars, strict=True)),
             yerr=list(zip(*y_bars, strict=True)),
-            fmt="o",
+            fmt="o" if feasible else "X",
             color=colour,
             markerfacecolor=face,
             markersize=size,
             elinewidth=0.7,
-            label=f"{label} (contended)" if contended else label,
+            label=f"{label} ({', '.join(remarks)})" if remarks else label,
         )
 
 

@@ -11,6 +11,7 @@ from vodbench.errors import UserError
 from vodbench.front.pareto import pareto_front
 from vodbench.records import Accuracy, Runtime, TrialRecord
 from vodbench.storage import filesystem, join, reaching, write_text
+from vodbench.studies.constraints import Constraint, violated
 from vodbench.sweeps.folder import StudyFolder
 
 
@@ -22,6 +23,7 @@ class Point:
     accuracy: Accuracy
     runtime: Runtime
     on_front: bool
+    feasible: bool = True  # it keeps to the study's constraints
 
     @property
     def label(self) -> str:
@@ -47,14 +49,23 @@ def load_trials(out: str) -> list[TrialRecord]:
     return sorted(records, key=lambda record: (record.started, record.fingerprint))
 
 
-def measured_points(records: Sequence[TrialRecord]) -> list[Point]:
-    """Complete trials by rising runtime. Failed trials have no place on a front."""
+def measured_points(
+    records: Sequence[TrialRecord], constraints: Sequence[Constraint] = (), *, feasible_only: bool = False
+) -> list[Point]:
+    """Complete trials by rising runtime. Failed trials have no place on a front.
+
+    Points say whether they keep to ``constraints``; with ``feasible_only`` the front is that of the ones that do.
+    """
     complete = [r for r in records if r.status == "complete" and r.accuracy is not None and r.runtime is not None]
     points = []
-    for record, on_front in zip(complete, pareto_front(complete), strict=True):
+    marks = pareto_front(complete, constraints if feasible_only else ())
+    for record, on_front in zip(complete, marks, strict=True):
         assert record.accuracy is not None
         assert record.runtime is not None
-        points.append(Point(record=record, accuracy=record.accuracy, runtime=record.runtime, on_front=on_front))
+        feasible = not violated(record, constraints)
+        points.append(
+            Point(record=record, accuracy=record.accuracy, runtime=record.runtime, on_front=on_front, feasible=feasible)
+        )
     return sorted(points, key=lambda point: point.runtime.mean_ms)
 
 
@@ -87,4 +98,5 @@ def _plain(point: Point) -> dict[str, Any]:
         "runtime_ms_low": runtime.low_ms,
         "runtime_ms_high": runtime.high_ms,
         "contended": runtime.contended,
+        "feasible": point.feasible,
     }

@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 import plotly.graph_objects as go
 
+from vodbench.front.hypervolume import Step
 from vodbench.front.points import Point
-from vodbench.front.style import method_colours
+from vodbench.front.style import FRONT_LINE, method_colours
 
 
 def accuracy_figure(
@@ -28,6 +29,24 @@ def accuracy_figure(
             )
         )
     figure.update_layout(title=title, template="plotly_white", barmode="group", height=360, yaxis_title="mAP")
+    return figure
+
+
+def hypervolume_figure(steps: Sequence[Step], points: Sequence[Point]) -> go.Figure:
+    """The hypervolume of the front after each trial."""
+    labels = {p.record.fingerprint: p.label for p in points}
+    figure = go.Figure(
+        go.Scatter(
+            x=list(range(1, len(steps) + 1)),
+            y=[step.hypervolume for step in steps],
+            mode="lines+markers",
+            line={"shape": "hv", "color": FRONT_LINE},
+            text=[labels.get(step.trial, step.trial) for step in steps],
+            hovertemplate="after trial %{x}, %{text}: %{y:.4f}<extra></extra>",
+        )
+    )
+    layout = {"height": 320, "xaxis_title": "complete trials", "yaxis_title": "hypervolume"}
+    figure.update_layout(title="The front so far", template="plotly_white", **layout)
     return figure
 
 

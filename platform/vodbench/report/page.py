@@ -15,10 +15,11 @@ from vodbench.detections import DetectionSet, read_detections
 from vodbench.errors import UserError
 from vodbench.evaluation import TruthSet, compare, truth_set
 from vodbench.front.figure import front_figure
+from vodbench.front.hypervolume import history
 from vodbench.front.points import Point, load_trials, measured_points
 from vodbench.records import TrialRecord
 from vodbench.redaction import redact_line
-from vodbench.report.figures import accuracy_figure, stage_figure
+from vodbench.report.figures import accuracy_figure, hypervolume_figure, stage_figure
 from vodbench.report.frames import compare_frames
 from vodbench.spec import Dataset
 from vodbench.storage import join
@@ -34,7 +35,7 @@ def render_report(out: str) -> str:
     """The report of a study folder as one HTML document. ``UserError`` when the folder holds no complete trial."""
     study = load_study(join(out, "study.yaml"))
     records = load_trials(out)
-    points = measured_points(records)
+    points = measured_points(records, study.search.constraints)
     if not points:
         raise UserError(f"'{out}' holds no complete trial, so there is nothing to report; run the sweep again")
     best = best_of_each_method(points, [entry.method for entry in study.methods])
@@ -44,6 +45,7 @@ def render_report(out: str) -> str:
         accuracy_figure(best, lambda p: p.accuracy.motion, "Accuracy by motion"),
         accuracy_figure(best, lambda p: p.accuracy.deteriorations, "Accuracy by deterioration"),
         stage_figure(best),
+        hypervolume_figure(history(out, records), points),
     ]
     values: dict[str, Any] = {
         "study": study,
@@ -51,6 +53,7 @@ def render_report(out: str) -> str:
         "made": made_now(),
         "records": records,
         "failed": [r for r in records if r.status == "failed"],
+        "stopped": [r for r in records if r.status == "stopped"],
         "points": points,
         "best": best,
         "classes": list(best[0].accuracy.per_class),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -10,9 +11,11 @@ from dataclasses import dataclass, replace
 from vodbench.data_source import DataSource
 from vodbench.detections import DetectionBuilder, write_detections
 from vodbench.device import pick_device
+from vodbench.features import CacheSettings
+from vodbench.features.sharing import KeptFeatures, kept_features
 from vodbench.knobs import MethodConfig
 from vodbench.prefetch import prefetch
-from vodbench.reading import FRAMES_AHEAD, DecodedFrame, decoded, read_frames
+from vodbench.reading import FRAMES_AHEAD, DecodedFrame, decoded, decoded_frames, read_frames
 from vodbench.spec import Dataset, Detections, Frame, Image, SnippetInfo, Truth
 from vodbench.streaming.caches import cached_dataset, cached_method
 from vodbench.streaming.parts import BAD_FRAMES, finished, part_url
@@ -41,6 +44,11 @@ class Job:
     split: str
     snippet: SnippetInfo
     device: str
+    cache: CacheSettings | None = None
+
+    @property
+    def configs(self) -> list[MethodConfig]:
+        return [setting.config for setting in self.settings]
 
     @property
     def frames(self) -> int:
@@ -78,7 +86,8 @@ def run_jobs(jobs: Sequence[Job], read: FrameReader = read_frames) -> Iterator[J
         return
     first = wanted[0]
     dataset = cached_dataset(first.source, first.settings[0].provenance.get("data", ""))
-    snippets = [job.snippet for job in wanted]
+    recorded = {job.snippet.id for job in wanted if _is_recorded(job)}
+    snippets = [job.snippet for job in wanted if job.snippet.id not in recorded]
 
     def frames() -> Iterator[DecodedFrame]:
         return decoded(read(dataset, first.split, snippets), dataset.root)
@@ -87,17 +96,45 @@ def run_jobs(jobs: Sequence[Job], read: FrameReader = read_frames) -> Iterator[J
     with closing(prefetch(frames, FRAMES_AHEAD)) as ready:
         for job, left in zip(jobs, missing, strict=True):
             if left is not None:
-                _run(left, ready)
+                if job.snippet.id in recorded:
+                    _run_recorded(left, dataset)
+                else:
+                    _run(left, ready)
             yield job
 
 
+def _is_recorded(job: Job) -> bool:
+    """Whether the job seems to need no frames, because their encodings are kept for each of its settings."""
+    kept = _kept(job)
+    return kept is not None and all(kept.has(config) for config in job.configs)
+
+
+def _kept(job: Job) -> KeptFeatures | None:
+    """The job's feature cache, if it has one that its method can use."""
+    if job.cache is None:
+        return None
+    device = pick_device(job.device)
+    origin = {"data": job.settings[0].provenance["data"], "split": job.split}
+    return kept_features(job.cache, cached_method(job.checkpoint_url, str(device)), job.snippet, device, origin)
+
+
+def _run_recorded(job: Job, dataset: Dataset) -> None:
+    """Run a job that seems to need no frames; they are read only where that turns out to be wrong."""
+    _detect(job, _Taken(job, decoded_frames(dataset, job.split, job.snippet)))
+
+
 def _run(job: Job, ready: Iterator[DecodedFrame]) -> None:
+    taken = _Taken(job, ready)
+    _detect(job, taken)
+    taken.pass_over()  # what seemed to be missing may have been kept by another process meanwhile
+
+
+def _detect(job: Job, taken: _Taken) -> None:
     device = pick_device(job.device)
     method = cached_method(job.checkpoint_url, str(device))
-    taken = _Taken(job, ready)
     with working():
         try:
-            results = detect_snippet(method, [s.config for s in job.settings], taken.images(), device, taken.truth)
+            results = detect_snippet(method, job.configs, taken.images(), device, taken.truth, _kept(job))
         except SnippetError as error:
             name = job.settings[0].provenance.get("method", "method")
             raise SnippetError(f"{name}, snippet '{job.snippet.id}', {error}") from error
@@ -111,22 +148,37 @@ class _Taken:
     def __init__(self, job: Job, ready: Iterator[DecodedFrame]) -> None:
         self._job, self._ready = job, ready
         self._truth = Truth.empty()
-        self.good: list[int] = []
+        self._good: list[int] | None = None  # None while nobody has asked for images
         self.bad: list[DecodedFrame] = []
 
+    @property
+    def detected(self) -> Sequence[int]:
+        """The frames with detections: all that decoded, or all there are where no image was asked for."""
+        return range(self._job.snippet.num_frames) if self._good is None else self._good
+
     def images(self) -> Iterator[Image]:
+        self._good = []
+        for frame in self._frames():
+            if frame.image is None and self._job.source.options.get("skip_bad"):
+                self.bad.append(frame)
+                continue
+            self._good.append(frame.index)
+            self._truth = frame.truth
+            yield frame.pixels()
+
+    def pass_over(self) -> None:
+        """Take the frames that nobody asked for, so that the next snippet's come next."""
+        if self._good is None:
+            deque(self._frames(), maxlen=0)
+
+    def _frames(self) -> Iterator[DecodedFrame]:
         snippet = self._job.snippet
         for index in range(snippet.num_frames):
             frame = next(self._ready)
             assert (frame.snippet, frame.index) == (snippet.id, index), (
                 f"asked for {snippet.id}/{index}, got {frame.snippet}/{frame.index}"
             )
-            if frame.image is None and self._job.source.options.get("skip_bad"):
-                self.bad.append(frame)
-                continue
-            self.good.append(index)
-            self._truth = frame.truth
-            yield frame.pixels()
+            yield frame
 
     def truth(self) -> Truth:
         """The annotation of the image that was drawn last."""
@@ -135,7 +187,7 @@ class _Taken:
 
 def _keep(snippet: SnippetInfo, setting: Setting, result: SnippetResult, taken: _Taken) -> None:
     """Write one setting's part; frames that did not decode have no detections."""
-    rows = dict(zip(taken.good, zip(result.detections, result.stage_ms, strict=True), strict=True))
+    rows = dict(zip(taken.detected, zip(result.detections, result.stage_ms, strict=True), strict=True))
     builder = DetectionBuilder()
     for index in range(snippet.num_frames):
         builder.add(snippet.id, index, *rows.get(index, (Detections.empty(), {})))

@@ -14,6 +14,7 @@ from vodbench.fingerprint import fingerprint
 from vodbench.spec import SnippetInfo
 from vodbench.storage import exists, join
 
+FEATURES = "features"  # provenance: how features were rounded before they were used; absent where they were not
 BAD_FRAMES = "bad_frames"  # provenance: JSON list of [snippet, frame, reason] that did not decode
 
 
@@ -35,7 +36,7 @@ def finished(url: str, provenance: Mapping[str, str], snippets: Sequence[Snippet
         stored = read_detections(url)
     except UserError:  # damaged, or of another version: made again, which replaces it
         return None
-    same = all(stored.provenance.get(name) == value for name, value in provenance.items())
+    same = all(stored.provenance.get(name) == provenance.get(name) for name in (*provenance, FEATURES))
     wanted = [info.num_frames for info in snippets]
     if not same or stored.snippet_ids != tuple(info.id for info in snippets):
         return None

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
 from vodbench.errors import UserError
+from vodbench.features.sharing import KeptFeatures
 from vodbench.fingerprint import fingerprint
 from vodbench.knobs import MethodConfig
 from vodbench.spec import (
@@ -46,16 +48,18 @@ def detect_snippet(
     images: Iterable[Image],
     device: torch.device | None = None,
     truth: Callable[[], Truth] | None = None,
+    kept: KeptFeatures | None = None,
 ) -> list[SnippetResult]:
     """Stream one snippet, once for all configurations: each gets what it would get alone.
 
     Where the method is a ``FrameEncoder``, configurations that agree in ``encoding_settings`` share one encoding of
-    every frame; its time counts for each of them in full, as if it were alone.
+    every frame; its time counts for each of them in full, as if it were alone. An encoding in ``kept`` is taken from
+    there, with the time it took when it was made; others are put there.
 
     Args:
         method: in evaluation mode, on ``device``.
         configs: may differ from the method's own in inference knobs.
-        images: (H, W, 3) uint8 RGB, in order; drawn one at a time.
+        images: (H, W, 3) uint8 RGB, in order; drawn one at a time, and not at all where every encoding is kept.
         truth: the annotation of the image drawn last, for configurations that look at it (``GuidedMethod``).
 
     Raises:
@@ -64,16 +68,20 @@ def detect_snippet(
     """
     where = "before the first frame"
     taken = 0
-    with torch.inference_mode():
+    with torch.inference_mode(), ExitStack() as stack:
         try:
             passes = [_started(method, config, device, truth) for config in configs]
-            groups = _groups(method, passes, device)
-            for number, image in enumerate(images):
+            groups = [
+                _Alone(members[0]) if need is None else _Sharing(method, members, device, kept, stack)
+                for need, members in _by_need(method, passes)
+            ]
+            for number, image in enumerate(_wanted(groups, images)):
                 where = f"frame {number}"
                 for group in groups:
-                    group.push(image)
+                    group.push(number, image)
                 taken += 1
             where = f"at the end, after {taken} frames"
+            assert all(g.num_recorded in (None, taken) for g in groups), f"{taken} frames, but others were kept"
             for each in passes:
                 each.close()
         except (UserError, AssertionError):
@@ -105,6 +113,12 @@ class _Annotated:
 
     def close(self) -> list[Detections]:
         return self._stream.close()
+
+
+def _wanted(groups: Sequence[_Group], images: Iterable[Image]) -> Iterable[Image | None]:
+    """The images, or as many times None when nobody looks at them."""
+    numbers = [group.num_recorded for group in groups]
+    return images if None in numbers else [None] * (numbers[0] or 0)
 
 
 class _Pass:
@@ -141,39 +155,79 @@ class _Pass:
         return SnippetResult(self._found, _shared_out(self._times, self._returned, self._closing))
 
 
+class _Group(Protocol):
+    """Configurations that are given the same of every frame."""
+
+    @property
+    def num_recorded(self) -> int | None:
+        """How many frames it has without being given images; None: it wants images."""
+        ...
+
+    def push(self, number: int, image: Image | None) -> None: ...
+
+
 class _Alone:
-    """A configuration whose frames nobody shares."""
+    """A configuration that takes images."""
+
+    num_recorded = None
 
     def __init__(self, member: _Pass) -> None:
         self._member = member
 
-    def push(self, image: Image) -> None:
+    def push(self, number: int, image: Image | None) -> None:
+        assert image is not None
         self._member.push(image)
 
 
 class _Sharing:
-    """Configurations that need the same of every frame."""
+    """Configurations that need the same of every frame: encoded now, or before."""
 
-    def __init__(self, method: FrameEncoder, members: Sequence[_Pass], device: torch.device | None) -> None:
+    def __init__(
+        self,
+        method: Method,
+        members: Sequence[_Pass],
+        device: torch.device | None,
+        kept: KeptFeatures | None,
+        stack: ExitStack,
+    ) -> None:
+        assert isinstance(method, FrameEncoder)
         self._method, self._members, self._clock = method, members, StageClock(device)
+        self._config = members[0].config
+        self._recorded = None if kept is None else stack.enter_context(kept.recorded(self._config))
+        missing = None if self._recorded is not None else kept
+        self._recorder = None if missing is None else stack.enter_context(missing.recording(self._config))
 
-    def push(self, image: Image) -> None:
-        encoded = self._method.encode(image, self._members[0].config, self._clock)
-        encoding_ms = self._clock.take_ms()
+    @property
+    def num_recorded(self) -> int | None:
+        return None if self._recorded is None else len(self._recorded)
+
+    def push(self, number: int, image: Image | None) -> None:
+        encoded, encoding_ms = self._encoded(number, image)
         for member in self._members:
             member.push_encoded(encoded, encoding_ms)
 
+    def _encoded(self, number: int, image: Image | None) -> tuple[Any, StageTimes]:
+        if self._recorded is not None:
+            return self._recorded.frame(number)
+        assert image is not None
+        encoded = self._method.encode(image, self._config, self._clock)
+        encoding_ms = self._clock.take_ms()
+        if self._recorder is not None:
+            encoded = self._recorder.add(encoded, encoding_ms)
+        return encoded, encoding_ms
 
-def _groups(method: Method, passes: Sequence[_Pass], device: torch.device | None) -> list[_Alone | _Sharing]:
-    # A method that inherits an encoder may have streams of another kind, which see images only.
-    if not isinstance(method, FrameEncoder) or not all(isinstance(each.stream, EncodedStream) for each in passes):
-        return [_Alone(each) for each in passes]
-    by_need: dict[str, list[_Pass]] = {}
+
+def _by_need(method: Method, passes: Sequence[_Pass]) -> Iterator[tuple[str | None, list[_Pass]]]:
+    """Passes that may share an encoding, and those that take images (None), one by one."""
+    groups: dict[str, list[_Pass]] = {}
     for each in passes:
-        by_need.setdefault(fingerprint(dict(method.encoding_settings(each.config))), []).append(each)
-    return [
-        _Alone(members[0]) if len(members) == 1 else _Sharing(method, members, device) for members in by_need.values()
-    ]
+        # A method that inherits an encoder may have streams of another kind, which see images only.
+        if isinstance(method, FrameEncoder) and isinstance(each.stream, EncodedStream):
+            need = fingerprint(dict(method.encoding_settings(each.config)))
+            groups.setdefault(need, []).append(each)
+        else:
+            yield None, [each]
+    yield from groups.items()
 
 
 def _shared_out(times: Sequence[StageTimes], returned: Sequence[int], closing: Mapping[str, float]) -> list[StageTimes]:

@@ -15,13 +15,14 @@ from vodbench.data_source import DataSource
 from vodbench.detections import DetectionSet, read_detections, write_detections
 from vodbench.device import pick_device
 from vodbench.errors import UserError, unknown
+from vodbench.features import CacheSettings
 from vodbench.fingerprint import fingerprint
 from vodbench.knobs import MethodConfig
 from vodbench.spec import Dataset, SnippetInfo
 from vodbench.storage import filesystem
 from vodbench.streaming.caches import cached_checkpoint
 from vodbench.streaming.jobs import Job, Setting, run_jobs
-from vodbench.streaming.parts import assembled, finished, parts_url
+from vodbench.streaming.parts import FEATURES, assembled, finished, parts_url
 
 Progress = Callable[[int, int], None]  # (frames done, frames in all), a frame counted once for each configuration
 
@@ -40,6 +41,7 @@ def detect_split(
     snippets: Sequence[str] | None = None,
     on_progress: Progress | None = None,
     device: str = "auto",
+    cache: CacheSettings | None = None,
 ) -> DetectionSet:
     """Detections of a split's snippets, in listed order, written to ``out_url``; see ``detect_configs``."""
     detect_configs(
@@ -51,6 +53,7 @@ def detect_split(
         snippets=snippets,
         on_progress=on_progress,
         device=device,
+        cache=cache,
     )
     return read_detections(out_url)
 
@@ -65,6 +68,7 @@ def detect_configs(
     snippets: Sequence[str] | None = None,
     on_progress: Progress | None = None,
     device: str = "auto",
+    cache: CacheSettings | None = None,
 ) -> None:
     """Write the detections of a split's snippets for several configurations of one checkpoint (Parquet, atomically).
 
@@ -81,6 +85,8 @@ def detect_configs(
         snippets: ids to do; None for all of the split.
         on_progress: called with (frames done, frames in all) whenever a snippet is finished.
         device: see ``pick_device``.
+        cache: where encoded frames are kept for later passes and taken from; None: nowhere. With fp32 it changes no
+            detection; the provenance says where features were rounded.
 
     Raises:
         UserError: anything given that cannot be used; a frame that does not decode (with the source's option
@@ -96,7 +102,7 @@ def detect_configs(
     dataset = source.open()
     infos = _selected(dataset, split, snippets)
     settings = [
-        Setting(config=config, out_url=out_url, provenance=_provenance(checkpoint, config, dataset, split))
+        Setting(config=config, out_url=out_url, provenance=_provenance(checkpoint, config, dataset, split, cache))
         for config, out_url in configs
     ]
     left = [s for s in settings if finished(s.out_url, s.provenance, infos) is None]
@@ -116,6 +122,7 @@ def detect_configs(
                 split=split,
                 snippet=info,
                 device=device,
+                cache=cache,
             )
             for info in infos
         ]
@@ -181,9 +188,13 @@ def _check_config(checkpoint: Checkpoint, config: MethodConfig) -> None:
         )
 
 
-def _provenance(checkpoint: Checkpoint, config: MethodConfig, dataset: Dataset, split: str) -> dict[str, str]:
+def _provenance(
+    checkpoint: Checkpoint, config: MethodConfig, dataset: Dataset, split: str, cache: CacheSettings | None
+) -> dict[str, str]:
     """Everything that detections depend on (not the protocol: that is of their evaluation)."""
+    rounded = {} if cache is None or cache.precision == "fp32" else {FEATURES: cache.precision}
     return {
+        **rounded,
         "method": checkpoint.method,
         "weights": checkpoint.fingerprint,
         "config": fingerprint(config.to_mapping()),

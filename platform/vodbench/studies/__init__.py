@@ -1,5 +1,6 @@
 """Studies: files that say what is swept on which data, and the papers' figures they are held against."""
 
+from vodbench.studies.constraints import Constraint, violated
 from vodbench.studies.loading import (
     list_studies,
     load_study,
@@ -10,9 +11,11 @@ from vodbench.studies.loading import (
 )
 from vodbench.studies.model import MethodEntry, Range, Study
 from vodbench.studies.published import PublishedPoint, published_points
-from vodbench.studies.space import KnobValues, MethodSpace, Point, grid_points, method_spaces
+from vodbench.studies.space import MethodSpace, Point, grid_points, method_spaces
+from vodbench.studies.values import KnobValues
 
 __all__ = [
+    "Constraint",
     "KnobValues",
     "MethodEntry",
     "MethodSpace",
@@ -29,4 +32,5 @@ __all__ = [
     "published_points",
     "shipped_studies",
     "study_scales",
+    "violated",
 ]

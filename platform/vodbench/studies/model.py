@@ -10,28 +10,13 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import pydantic
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-from vodbench.errors import unknown
-
-Sampler = Literal["grid", "random", "tpe", "nsga2"]
-
-
-class _Strict(pydantic.BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _known_keys(cls, values: Any) -> Any:
-        """pydantic forbids unknown keys too, but does not say which one was meant."""
-        if isinstance(values, Mapping):
-            for key in values:
-                if key not in cls.model_fields:
-                    raise unknown("key", str(key), cls.model_fields)
-        return values
+from vodbench.studies.searching import Search
+from vodbench.studies.strict import Strict
 
 
-class Data(_Strict):
+class Data(Strict):
     """Where the video is. ``root`` may be left to ``--data``; without either, ``generate`` makes the data.
 
     ``generate``: settings of the generator (``vodbench data generate --help``), in the study's own folder.
@@ -42,10 +27,10 @@ class Data(_Strict):
     dataset: str = "auto"
     train: str = "train"
     val: str = "val"
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = Field(default_factory=dict)
 
 
-class Range(_Strict):
+class Range(Strict):
     """All values of a knob from ``low`` to ``high``, both included. A grid needs ``step``; a search may do without."""
 
     low: float
@@ -83,29 +68,15 @@ def _range_or_list(value: Any) -> Any:
 KnobSpace = Annotated[Any, pydantic.BeforeValidator(_range_or_list)]  # Range | tuple of values
 
 
-class MethodEntry(_Strict):
+class MethodEntry(Strict):
     """One method of a study: fixed settings, and the knobs that are swept."""
 
     method: str
-    settings: dict[str, Any] = {}
-    knobs: dict[str, KnobSpace] = {}
+    settings: dict[str, Any] = Field(default_factory=dict)
+    knobs: dict[str, KnobSpace] = Field(default_factory=dict)
 
 
-class Search(_Strict):
-    """How points are chosen. A grid takes every combination, in order (only the first ``trials`` when given)."""
-
-    sampler: Sampler = "grid"
-    trials: int | None = Field(default=None, ge=1)
-    seed: int = 0
-
-    @model_validator(mode="after")
-    def _bounded(self) -> Search:
-        if self.sampler != "grid" and self.trials is None:
-            raise ValueError(f"sampler '{self.sampler}' needs a number of trials; add 'trials: 20'")
-        return self
-
-
-class AccuracySettings(_Strict):
+class AccuracySettings(Strict):
     """The protocol of mAP, how often its snippets are resampled, and on how many snippets it is taken."""
 
     protocol: Literal["ilsvrc", "voc", "coco"] = "ilsvrc"
@@ -113,7 +84,7 @@ class AccuracySettings(_Strict):
     snippets: Annotated[int, Field(ge=1)] | Literal["all"] = "all"
 
 
-class RuntimeSettings(_Strict):
+class RuntimeSettings(Strict):
     """On how many whole snippets the runtime is taken, with how many CPU threads, on which device."""
 
     snippets: int = Field(default=3, ge=1)
@@ -121,7 +92,19 @@ class RuntimeSettings(_Strict):
     device: str = "auto"
 
 
-class Workers(_Strict):
+class Cache(Strict):
+    """Where a frame's features are kept for further trials of the same weights: fp32 (exact), fp16, or off.
+
+    Without ``url`` that is below the study's folder, and only where trials are detected one by one (in a search, or
+    several at a time): a grid is detected in one pass. Above ``budget_gb`` the least recently used snippets go.
+    """
+
+    url: str | None = None
+    dtype: Literal["fp32", "fp16", "off"] = "fp32"
+    budget_gb: float = Field(default=10.0, gt=0)
+
+
+class Workers(Strict):
     """Processes of one training and CPU threads of each, processes of one evaluation, trials at the same time."""
 
     training: int = Field(default=1, ge=1)
@@ -130,7 +113,7 @@ class Workers(_Strict):
     concurrent_trials: int = Field(default=1, ge=1)
 
 
-class PublishedTable(_Strict):
+class PublishedTable(Strict):
     """Published figures that are shown beside the measured ones, e.g. ``{table: rdn.table4_T, method: rdn}``.
 
     ``where`` picks rows by their columns; ``method`` says which method of the study the rows belong to (a row's own
@@ -139,18 +122,18 @@ class PublishedTable(_Strict):
 
     table: str
     method: str | None = None
-    where: dict[str, Any] = {}
+    where: dict[str, Any] = Field(default_factory=dict)
     knobs: dict[str, Any] | None = None
 
 
-class Selector(_Strict):
+class Selector(Strict):
     """The trials of one method with these knob values (whatever their others), one a seed."""
 
     method: str
-    knobs: dict[str, Any] = {}
+    knobs: dict[str, Any] = Field(default_factory=dict)
 
 
-class Comparison(_Strict):
+class Comparison(Strict):
     """How much better ``a`` is than ``b``; with ``along``, how much better ``a`` is at each of a knob's values than at
     its first."""
 
@@ -166,19 +149,20 @@ class Comparison(_Strict):
         return self
 
 
-class Study(_Strict):
+class Study(Strict):
     """A validated study: data, methods with their knobs, search, and how accuracy and runtime are taken."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
     title: str
     data: Data = Data()
     preset: str = "paper"
-    settings: dict[str, Any] = {}
+    settings: dict[str, Any] = Field(default_factory=dict)
     methods: tuple[MethodEntry, ...] = Field(min_length=1)
     search: Search = Search()
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=(0,), min_length=1)
     accuracy: AccuracySettings = AccuracySettings()
     runtime: RuntimeSettings = RuntimeSettings()
+    cache: Cache = Cache()
     workers: Workers = Workers()
     published: tuple[PublishedTable, ...] = ()
     comparisons: tuple[Comparison, ...] = ()

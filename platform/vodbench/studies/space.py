@@ -1,7 +1,7 @@
 """A study's knobs held against the methods' configurations: every value is checked before anything runs.
 
-Knobs are conditional by construction: each method entry has its own, and a point is one entry with one value for
-each of its knobs.
+Knobs are conditional: each method entry has its own, and of these a point has the ones that change something beside
+its others (``MethodConfig.matters``). Where a swept knob changes nothing, the point has the value of the entry's base.
 """
 
 from __future__ import annotations
@@ -10,89 +10,27 @@ import itertools
 import json
 import math
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from vodbench.errors import UserError, unknown
-from vodbench.knobs import MethodConfig
+from vodbench.knobs import MethodConfig, meets, need_in_words
 from vodbench.registry import method_spec
 from vodbench.spec import MethodSpec
 from vodbench.studies.model import MethodEntry, Range, Study
-
-if TYPE_CHECKING:
-    import optuna
+from vodbench.studies.values import KnobValues
 
 _MAX_GRID = 100_000
 
 
 @dataclass(frozen=True)
 class Point:
-    """One setting of one method; ``config`` is complete, ``knobs`` holds what the study sweeps."""
+    """One setting of one method; ``config`` is complete, ``knobs`` holds what the study sweeps and what matters."""
 
     method: str
     config: MethodConfig
     knobs: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class KnobValues:
-    """The values of one knob: a list (sorted when numeric) or a range."""
-
-    name: str
-    values: tuple[Any, ...] | Range
-    integer: bool
-
-    def grid(self) -> tuple[Any, ...]:
-        """All values; ``UserError`` for a range without a step."""
-        if not isinstance(self.values, Range):
-            return self.values
-        low, high, step = self.values.low, self.values.high, self.values.step
-        if step is None:
-            raise UserError(f"knob {self.name}: a grid needs the range's 'step', or a list of values")
-        count = math.floor((high - low) / step + 1e-9) + 1
-        # Twelve digits undo the binary error of low + i * step (0.1 + 2 * 0.1 is 0.3).
-        return tuple(self._typed(float(f"{low + i * step:.12g}")) for i in range(count))
-
-    def first(self) -> Any:
-        """The first of the list, or the low end of the range."""
-        return self._typed(self.values.low) if isinstance(self.values, Range) else self.values[0]
-
-    def distribution(self) -> optuna.distributions.BaseDistribution:
-        """What Optuna draws from: numbers of a list by their rank (so that order counts), names as categories."""
-        from optuna import distributions as d
-
-        if isinstance(self.values, Range):
-            low, high, step, log = self.values.low, self.values.high, self.values.step, self.values.log
-            if self.integer:
-                return d.IntDistribution(int(low), int(high), log=log, step=int(step or 1))
-            return d.FloatDistribution(low, high, log=log, step=step)
-        if self._ranked:
-            return d.IntDistribution(0, len(self.values) - 1)
-        return d.CategoricalDistribution([json.dumps(value) for value in self.values])
-
-    def decode(self, drawn: Any) -> Any:
-        """The knob's value that Optuna's ``drawn`` stands for."""
-        if isinstance(self.values, Range):
-            return self._typed(drawn)
-        return self.values[drawn] if self._ranked else json.loads(drawn)
-
-    def encode(self, value: Any) -> Any | None:
-        """The inverse of ``decode``; None for a value outside these."""
-        if isinstance(self.values, Range):
-            return value if self.values.low <= value <= self.values.high else None
-        if value not in self.values:
-            return None
-        return self.values.index(value) if self._ranked else json.dumps(value)
-
-    @property
-    def _ranked(self) -> bool:
-        return not isinstance(self.values, Range) and all(
-            isinstance(v, (int, float)) and not isinstance(v, bool) for v in self.values
-        )
-
-    def _typed(self, value: float) -> float:
-        return round(value) if self.integer else value
 
 
 @dataclass(frozen=True)
@@ -104,9 +42,27 @@ class MethodSpace:
     knobs: tuple[KnobValues, ...]
 
     def point(self, values: Mapping[str, Any]) -> Point:
-        config = self.base.replace(**values)
+        """The point of these values; those that change nothing beside the others are left as the base has them."""
+        known = {**self.base.to_mapping(), **values}
+        swept = {name: value for name, value in values.items() if self.base.matters(name, known)}
+        config = self.base.replace(**swept)
         complete = config.to_mapping()  # as the configuration holds it: 3.0 given for an integer became 3
-        return Point(self.spec.name, config, {name: complete[name] for name in values})
+        return Point(self.spec.name, config, {name: complete[name] for name in swept})
+
+    def draw(self, suggest: Callable[[KnobValues], Any]) -> Point:
+        """A point whose values ``suggest`` is asked for one by one: only those that change something."""
+        known = self.base.to_mapping()
+        values: dict[str, Any] = {}
+        for knob in self._needed_first():
+            if self.base.matters(knob.name, {**known, **values}):
+                values[knob.name] = suggest(knob)
+        return self.point(values)
+
+    def encode(self, config: Mapping[str, Any]) -> dict[str, Any] | None:
+        """What Optuna draws for a configuration: a value for each knob that matters there; None if it lies outside."""
+        known = {**self.base.to_mapping(), **config}
+        drawn = {k.name: k.encode(known[k.name]) for k in self.knobs if self.base.matters(k.name, known)}
+        return None if None in drawn.values() else drawn
 
     def first(self) -> Point:
         """One point, whatever the sampler: the first value of every knob."""
@@ -118,6 +74,18 @@ class MethodSpace:
         for values in itertools.product(*(knob.grid() for knob in self.knobs)):
             yield self.point(dict(zip(names, values, strict=True)))
 
+    def decode(self, drawn: Mapping[str, Any]) -> Point:
+        """The inverse of ``encode``."""
+        return self.point({knob.name: knob.decode(drawn[knob.name]) for knob in self.knobs if knob.name in drawn})
+
+    def _needed_first(self) -> list[KnobValues]:
+        declared = self.base.knobs()
+
+        def depth(name: str) -> int:
+            return max((1 + depth(other) for other in declared[name].needs), default=0)
+
+        return sorted(self.knobs, key=lambda knob: depth(knob.name))
+
 
 def method_spaces(study: Study) -> tuple[MethodSpace, ...]:
     """The study's entries, checked. ``UserError`` names the method, the knob, what was given and what is accepted."""
@@ -126,7 +94,7 @@ def method_spaces(study: Study) -> tuple[MethodSpace, ...]:
 
 
 def grid_points(study: Study) -> list[Point]:
-    """All points of a grid, each once, entry by entry, as many as ``search.trials`` allows."""
+    """All points of a grid, entry by entry; of those that differ in nothing that matters, the first."""
     points: dict[str, Point] = {}
     for space in method_spaces(study):
         if math.prod(len(knob.grid()) for knob in space.knobs) > _MAX_GRID:
@@ -135,7 +103,7 @@ def grid_points(study: Study) -> list[Point]:
                 "values, or 'search: {sampler: tpe, trials: 100}'"
             )
         for point in _named_errors(study, space.spec.name, space.grid()):
-            points.setdefault(json.dumps([point.method, point.config.to_mapping()]), point)
+            points.setdefault(json.dumps([point.method, point.config.effective_settings()]), point)
     return list(points.values())
 
 
@@ -157,6 +125,7 @@ def _method_space(study: Study, entry: MethodEntry) -> MethodSpace:
     try:
         base = spec.config.from_mapping({**spec.presets[study.preset], **common, **entry.settings})
         knobs = tuple(_knob_values(base, name, values, hints[name]) for name, values in entry.knobs.items())
+        _check_matter(base, knobs)
     except UserError as error:
         raise UserError(f"study '{study.name}', {entry.method}: {error}") from error
     return MethodSpace(spec, base, knobs)
@@ -179,6 +148,29 @@ def _knob_values(base: MethodConfig, name: str, values: tuple[Any, ...] | Range,
     distinct = tuple(known.values())
     numeric = all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in distinct)
     return KnobValues(name, tuple(sorted(distinct)) if numeric else distinct, integer=hint is int)
+
+
+def _check_matter(base: MethodConfig, knobs: Sequence[KnobValues]) -> None:
+    """``UserError`` for a knob that would change nothing, whatever values the others take."""
+    swept, held, declared = {knob.name: knob for knob in knobs}, base.to_mapping(), base.knobs()
+
+    def missed(name: str) -> tuple[str, str] | None:
+        """What a knob needs and never has: the other knob, and the need in words."""
+        for other, need in declared[name].needs.items():
+            if not (swept[other].may_meet(need) if other in swept else meets(held[other], need)):
+                return other, need_in_words(other, need)
+            if further := missed(other):
+                return further
+        return None
+
+    for name in swept:
+        if found := missed(name):
+            other, need = found
+            given = f"no value of {other} is that" if other in swept else f"{other} is {held[other]}"
+            raise UserError(
+                f"knob {name} is swept but would change nothing: it needs {need}, and {given}; "
+                f"set or sweep {other} accordingly, or leave {name} out"
+            )
 
 
 def _check_common_settings(study: Study) -> None:

@@ -8,6 +8,8 @@
     OUT/trials/<fp>/trial.json              what came out, written last and whole
     OUT/trials/<fp>/detections.parquet
     OUT/trials/<fp>/error.txt               traceback of a failed trial
+    OUT/rungs/<training>/                   how good a training was on its way (early stopping)
+    OUT/hypervolume.json                    of the front after each trial, in the order in which they ended
 """
 
 from __future__ import annotations
@@ -138,6 +140,9 @@ class StudyFolder:
         there, here = self.study().to_mapping(), study.to_mapping()
         pairs = {key: (there[key], here[key]) for key in _COMMON}
         pairs |= {f"data.{key}": (there["data"][key], here["data"][key]) for key in ("train", "val")}
+        # Exact features or none at all: the same detections.
+        old, new = ("fp16" if s["cache"]["dtype"] == "fp16" else "exact" for s in (there, here))
+        pairs["cache.dtype"] = (old, new)
         pairs["data fingerprint"] = (identity.data_fingerprint, data_fingerprint)
         for key, (old, new) in pairs.items():
             if old != new:

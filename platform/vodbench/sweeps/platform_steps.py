@@ -9,10 +9,13 @@ from functools import lru_cache
 from vodbench.checkpoints import checkpoint_url
 from vodbench.data_source import DataSource
 from vodbench.evaluation import TruthSet, evaluate, truth_set
+from vodbench.features import GB, CacheSettings
 from vodbench.knobs import MethodConfig
 from vodbench.records import Accuracy, Runtime
 from vodbench.spec import Dataset
+from vodbench.storage import join
 from vodbench.sweeps.folder import StudyFolder
+from vodbench.sweeps.rung_steps import may_stop, pause_after, score_paused
 from vodbench.sweeps.steps import OnProgress, TrialContext, TrialJob
 from vodbench.sweeps.trial import DETECTIONS
 from vodbench.timing import measure_runtime, working
@@ -39,6 +42,19 @@ class PlatformSteps:
         for checkpoint, sharing in by_checkpoint.items():
             self._detect(sharing, context, checkpoint, on_progress)
 
+    def may_stop(self, job: TrialJob, context: TrialContext) -> bool:
+        return may_stop(job, context, self.training_fingerprint(job, context))
+
+    def train_to(self, jobs: Sequence[TrialJob], share: float, context: TrialContext, on_progress: OnProgress) -> None:
+        """One Ray Train run for the trainings of a seed."""
+        for seed in dict.fromkeys(job.seed for job in jobs):
+            own = [job for job in jobs if job.seed == seed]
+            until = [pause_after(job, share) for job in own]
+            self._train([(job.method, job.config) for job in own], seed, context, on_progress, until)
+
+    def score(self, job: TrialJob, share: float, context: TrialContext, on_progress: OnProgress) -> float:
+        return score_paused(job, share, context, self.training_fingerprint(job, context), on_progress)
+
     def train(self, job: TrialJob, context: TrialContext, on_progress: OnProgress) -> str:
         return self._train([(job.method, job.config)], job.seed, context, on_progress)[0]
 
@@ -48,6 +64,7 @@ class PlatformSteps:
         seed: int,
         context: TrialContext,
         on_progress: OnProgress,
+        until: Sequence[int | None] | None = None,
     ) -> list[str]:
         from vodbench.training import train_all
 
@@ -61,6 +78,7 @@ class PlatformSteps:
             threads=context.study.workers.training_threads,
             on_progress=lambda stage, done, total, _: on_progress(f"training {stage}", done, total),
             revision=context.revision,
+            until=until,
         )
 
     def detect(self, job: TrialJob, context: TrialContext, checkpoint: str, on_progress: OnProgress) -> None:
@@ -83,6 +101,7 @@ class PlatformSteps:
             snippets=_snippets(context),
             on_progress=lambda done, total: on_progress(doing, done, total),
             device=study.runtime.device,
+            cache=cache_settings(context),
         )
 
     def evaluate(self, job: TrialJob, context: TrialContext) -> Accuracy:
@@ -109,6 +128,16 @@ class PlatformSteps:
             threads=settings.threads,
             name=job.method,
         )
+
+
+def cache_settings(context: TrialContext) -> CacheSettings | None:
+    """The feature cache of a pass that begins now; None where the study has none."""
+    study, cache = context.study, context.study.cache
+    one_by_one = study.search.sampler != "grid" or study.workers.concurrent_trials > 1
+    if cache.dtype == "off" or (cache.url is None and cache.dtype == "fp32" and not one_by_one):
+        return None
+    url = cache.url or join(context.folder, "features")
+    return CacheSettings(url=url, precision=cache.dtype, budget_bytes=max(1, round(cache.budget_gb * GB)))
 
 
 def _snippets(context: TrialContext) -> list[str] | None:

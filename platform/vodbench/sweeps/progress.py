@@ -72,10 +72,11 @@ class SweepProgress:
 
 
 def trial_line(record: TrialRecord) -> str:
-    """``rdn T=2 K=12 r=20   mAP 0.712 [0.660, 0.751]   12.3 ms`` as markup, or why it failed."""
+    """``rdn T=2 K=12 r=20   mAP 0.712 [0.660, 0.751]   12.3 ms`` as markup, or why it has no figures."""
     name = escape(f"{run_name(record):<34}")
     if record.accuracy is None or record.runtime is None:
-        return f"  {name} [red]failed[/] {escape(record.reason or '')}"
+        colour = "red" if record.status == "failed" else "yellow"
+        return f"  {name} [{colour}]{record.status}[/] {escape(record.reason or '')}"
     accuracy, runtime = record.accuracy, record.runtime
     interval = escape(f"[{accuracy.low:.3f}, {accuracy.high:.3f}]")
     busy = "  [yellow]device was busy[/]" if runtime.contended else ""

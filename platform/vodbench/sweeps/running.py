@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from fsspec.implementations.local import LocalFileSystem
+from fsspec.implementations.memory import MemoryFileSystem
 from rich.console import Console
 from rich.markup import escape
 
@@ -13,16 +14,20 @@ from vodbench.cluster import start_ray
 from vodbench.data_source import DataSource
 from vodbench.errors import UserError
 from vodbench.front.files import draw_front
+from vodbench.front.hypervolume import Step, write_history
 from vodbench.front.pareto import pareto_front
 from vodbench.records import TrialRecord
 from vodbench.storage import filesystem
 from vodbench.studies import Study, method_spaces, published_points
 from vodbench.sweeps.folder import StudyFolder
+from vodbench.sweeps.halving import climb
 from vodbench.sweeps.plan import grid_jobs
 from vodbench.sweeps.platform_steps import PlatformSteps
 from vodbench.sweeps.progress import SweepProgress
+from vodbench.sweeps.retrying import forget_failed, spare_stopped
 from vodbench.sweeps.steps import Steps, TrialContext, TrialJob
 from vodbench.sweeps.trial import reason_of
+from vodbench.sweeps.warm_start import EarlierPoint, EarlierStudy, earlier_studies, what_they_teach
 from vodbench.tracking.optuna_study import open_storage
 from vodbench.tracking.recorder import OPTUNA_STUDY, Recorder
 from vodbench.tracking.server import connect, default_uri
@@ -47,6 +52,7 @@ class SweepPlan:
     tracking_uri: str
     steps: Steps
     optuna_storage: str | None = None  # where a copy of the trials goes for Optuna's dashboard
+    earlier: Sequence[EarlierStudy] = ()  # that a search learns from
 
 
 def plan_sweep(
@@ -72,10 +78,11 @@ def plan_sweep(
         connect(tracking_uri)
     if optuna_storage is not None:
         open_storage(optuna_storage)
+    study = _with_reachable_cache(study)
     context = TrialContext(study, source, dataset.fingerprint, _absolute(out), revision)
     if study.search.sampler == "grid":
         grid_jobs(context, steps)
-    return SweepPlan(context, tracking_uri or _local_tracking(out), steps, optuna_storage)
+    return SweepPlan(context, tracking_uri or _local_tracking(out), steps, optuna_storage, earlier_studies(context))
 
 
 def run_sweep(
@@ -84,10 +91,12 @@ def run_sweep(
     *,
     ray_address: str | None = None,
     retry_failed: bool = False,
+    retry_stopped: bool = False,
     quiet: bool = False,
 ) -> SweepResult:
     """Run what is not on disk yet and record it in MLflow. ``UserError`` when the folder belongs to another study.
 
+    ``retry_failed`` runs trials again that failed, ``retry_stopped`` those to their end that were given up as hopeless.
     ``quiet``: a line for each trial that ended, and no live view.
     """
     context = plan.context
@@ -95,17 +104,19 @@ def run_sweep(
     with folder.lock():
         folder.claim(context.study, context.data_fingerprint)
         if retry_failed:
-            _forget_failed(folder)
+            forget_failed(folder)
+        if retry_stopped:
+            spare_stopped(folder)
         known = folder.records()
         recorders = _recorders(plan, folder, lambda text: console.print(f"[yellow]warning:[/] {escape(text)}"))
 
-        def deliver(record: TrialRecord) -> None:
+        def deliver(record: TrialRecord, steps: Sequence[Step]) -> None:
             for recorder in recorders:
-                recorder.deliver(record)
+                recorder.deliver(record, steps)
 
         complete = False
         try:
-            _run_missing(plan, known, deliver, console, ray_address, quiet)
+            _run_missing(plan, dict(known), deliver, console, ray_address, quiet)
             complete = True
         except KeyboardInterrupt:
             console.print("interrupted; the same command continues where this one stopped")
@@ -115,6 +126,7 @@ def run_sweep(
             records = sorted(folder.records().values(), key=lambda r: (r.started, r.fingerprint))
             try:
                 if any(record.status == "complete" for record in records):
+                    write_history(context.folder, records)
                     draw_front(context.folder)
             finally:
                 tracked, *_ = [recorder.finish(records, complete=complete) for recorder in recorders]
@@ -132,7 +144,7 @@ def _recorders(plan: SweepPlan, folder: StudyFolder, warn: Callable[[str], None]
 def _run_missing(
     plan: SweepPlan,
     known: dict[str, TrialRecord],
-    deliver: Callable[[TrialRecord], None],
+    deliver: Callable[[TrialRecord, Sequence[Step]], None],
     console: Console,
     ray_address: str | None,
     quiet: bool,
@@ -148,7 +160,7 @@ def _run_missing(
         missing = [job for job in jobs if job.fingerprint not in known]
         search, done, total = ListSearch(missing), len(jobs) - len(missing), len(jobs)
     else:
-        search = StudySearch(context, known.values())
+        search = StudySearch(context, known.values(), _earlier_points(plan, known, console, ray_address))
         assert context.study.search.trials is not None
         done, total = search.num_known, context.study.search.trials
     if done >= total:
@@ -161,32 +173,47 @@ def _run_missing(
         def on_records(trial_id: str, records: list[TrialRecord]) -> None:
             for record in records:
                 search.remember(record)
-                deliver(record)
+                known[record.fingerprint] = record
+                deliver(record, write_history(context.folder, list(known.values())))
             progress.ended(trial_id, records)
 
         run_tune(context, plan.steps, search, total - done, SweepEvents(context, progress.doing, on_records))
 
 
+def _earlier_points(
+    plan: SweepPlan, known: Mapping[str, TrialRecord], console: Console, ray_address: str | None
+) -> list[EarlierPoint]:
+    """What the search learns from earlier studies; says what it does not, and why."""
+    from vodbench.device import describe_device, pick_device
+
+    if not plan.earlier:
+        return []
+    device = next((record.runtime.device for record in known.values() if record.runtime), None)
+    if device is None and ray_address is None:  # a cluster's device is known when the first trial was timed
+        device = describe_device(pick_device(plan.context.study.runtime.device))
+    points, lines = what_they_teach(plan.earlier, plan.context, device)
+    for line in lines:
+        console.print(escape(line))
+    return points
+
+
 def _prepare(plan: SweepPlan, jobs: list[TrialJob], progress: SweepProgress) -> None:
     """With one trial at a time, nothing is lost by doing first what they share.
 
-    What fails here fails again in the trial that needs it, and is recorded there.
+    What fails here fails again in the trial that needs it, and is recorded there. Trainings that are given up as
+    hopeless are recorded by their trials, too.
     """
+
+    def on_progress(what: str, done: int, total: int) -> None:
+        progress.doing("prepare", "all trials", what, done, total)
+
     try:
-        plan.steps.prepare(
-            jobs, plan.context, lambda what, done, total: progress.doing("prepare", "all trials", what, done, total)
-        )
+        stopped = climb(jobs, plan.context, plan.steps, on_progress)
+        going_on = [job for job in jobs if plan.steps.training_fingerprint(job, plan.context) not in stopped]
+        plan.steps.prepare(going_on, plan.context, on_progress)
     except Exception as error:  # noqa: BLE001 - whatever it is, it must not stop the trials that do not need it
         progress.warn(f"{reason_of(error)}; the trials that need this try it again")
     progress.ended("prepare", [])
-
-
-def _forget_failed(folder: StudyFolder) -> None:
-    """Remove the records of failed trials, so that they run again."""
-    for record in folder.records().values():
-        if record.status == "failed":
-            fs, path = filesystem(folder.trial_url(record.fingerprint))
-            fs.rm(path)
 
 
 def _local_tracking(out: str) -> str:
@@ -196,6 +223,18 @@ def _local_tracking(out: str) -> str:
             f"output folder '{out}' is not on this machine, so it cannot hold MLflow's SQLite file; give --tracking"
         )
     return default_uri(path)
+
+
+def _with_reachable_cache(study: Study) -> Study:
+    """The study with its feature cache named as workers can open it."""
+    url = study.cache.url
+    if url is None:
+        return study
+    if isinstance(filesystem(url)[0], MemoryFileSystem):
+        raise UserError(
+            f"cache.url '{url}' is in this process's memory, which workers cannot reach; give a folder or URL"
+        )
+    return study.model_copy(update={"cache": study.cache.model_copy(update={"url": _absolute(url)})})
 
 
 def _absolute(url: str) -> str:

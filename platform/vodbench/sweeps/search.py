@@ -6,22 +6,30 @@ the records on disk at every start, so nothing of it needs to be kept or repaire
 
 from __future__ import annotations
 
-import math
-import warnings
-from collections.abc import Iterable, Mapping, Sequence
+import json
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import optuna
+from optuna.trial import FrozenTrial, TrialState
 from ray.tune.search import Searcher
 
 from vodbench.records import TrialRecord
-from vodbench.studies import MethodSpace, Point, Study, method_spaces
+from vodbench.studies import Point, method_spaces
+from vodbench.sweeps.folder import StudyFolder
+from vodbench.sweeps.optuna_space import OptunaSpace
+from vodbench.sweeps.places import objectives
 from vodbench.sweeps.plan import trial_job
+from vodbench.sweeps.samplers import make_sampler
 from vodbench.sweeps.steps import TrialContext, TrialJob
+from vodbench.sweeps.warm_start import EarlierPoint
 
 METRICS = ("map", "runtime_ms")  # what a trial reports to Tune
 
-# A sampler that keeps proposing what is known has nothing new to offer: the search ends.
+# A sampler may keep proposing what is known: after so many times points are drawn at random, and when those are known
+# too, the search ends. A Gaussian process (a second a proposal) keeps its favourite until it is told something new.
+_PATIENCE = {"gp": 2}
+_USUAL_PATIENCE = 10
 _MAX_REPEATS = 200
 
 
@@ -55,20 +63,30 @@ class StudySearch(Searcher):
 
     Ray's own ``OptunaSearch`` leaves a trial without finite objectives running for ever and runs a repeated point
     again. Here the first is told as failed, and a point that was already evaluated is told its values at once.
+
+    ``earlier``: points of other studies. Optuna learns from them; they are no trials of this study.
     """
 
-    def __init__(self, context: TrialContext, records: Iterable[TrialRecord]) -> None:
+    def __init__(
+        self, context: TrialContext, records: Iterable[TrialRecord], earlier: Sequence[EarlierPoint] = ()
+    ) -> None:
         super().__init__()
         self._context = context
-        self._spaces = method_spaces(context.study)
+        self._folder = StudyFolder(context.folder)
+        self._space = OptunaSpace(method_spaces(context.study), context.study.search.constraints)
         self._known = {record.fingerprint: record for record in records}
         self._running: dict[str, tuple[optuna.Trial, tuple[TrialJob, ...]]] = {}
         optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self._patience = _PATIENCE.get(context.study.search.sampler, _USUAL_PATIENCE)
+        self._sampler = make_sampler(context.study.search)
+        self._random = optuna.samplers.RandomSampler(seed=context.study.search.seed)
         self._optuna = optuna.create_study(
-            study_name=context.study.name, directions=["maximize", "minimize"], sampler=make_sampler(context.study)
+            study_name=context.study.name, directions=["maximize", "minimize"], sampler=self._sampler
         )
         history = self._history()
-        self._optuna.add_trials(history)
+        own = {_params(trial) for trial in history}
+        taught = [self._space.finished(point.place, point.records) for point in earlier]
+        self._optuna.add_trials([trial for trial in taught if _params(trial) not in own] + history)
         self.num_known = len(history)  # points whose every seed has a record
 
     def __getstate__(self) -> dict[str, Any]:
@@ -77,22 +95,25 @@ class StudySearch(Searcher):
 
     def suggest(self, trial_id: str) -> Any:
         running = {job.fingerprint for _, jobs in self._running.values() for job in jobs}
-        for _ in range(_MAX_REPEATS):
+        for attempt in range(_MAX_REPEATS):
+            self._optuna.sampler = self._sampler if attempt < self._patience else self._random
             trial = self._optuna.ask()
-            jobs = self._jobs(self._point(self._draw(trial)))
+            jobs = self._jobs(self._space.draw(trial))
             fingerprints = {job.fingerprint for job in jobs}
-            if fingerprints <= self._known.keys():
-                self._tell(trial, objectives([self._known[f] for f in sorted(fingerprints)]))
-            elif fingerprints & running:
-                self._tell(trial, None)
+            if fingerprints <= self._known.keys() and attempt < self._patience:
+                self._tell(trial, [self._known[f] for f in sorted(fingerprints)])
+            elif fingerprints <= self._known.keys() or fingerprints & running:
+                self._optuna.tell(trial, state=TrialState.FAIL)
             else:
                 self._running[trial_id] = (trial, jobs)
                 return {"jobs": jobs}
         return None if running else Searcher.FINISHED
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        trial, _ = self._running.pop(trial_id)
-        self._tell(trial, tuple(result[m] for m in METRICS) if result and not error else None)
+        trial, jobs = self._running.pop(trial_id)
+        records = [self._folder.record(job.fingerprint) for job in jobs]
+        # A trial whose process died leaves no record before this call, or a failed one.
+        self._tell(trial, [record for record in records if record] if all(records) else [])
 
     def remember(self, record: TrialRecord) -> None:
         """A record was written: its point is not proposed again."""
@@ -104,98 +125,29 @@ class StudySearch(Searcher):
     def restore(self, checkpoint_path: str) -> None:
         """See ``save``."""
 
-    def _tell(self, trial: optuna.Trial, values: tuple[float, ...] | None) -> None:
-        if values is None or not all(math.isfinite(v) for v in values):
-            self._optuna.tell(trial, state=optuna.trial.TrialState.FAIL)
-        else:
-            self._optuna.tell(trial, values)
-
-    def _draw(self, trial: optuna.Trial) -> dict[str, Any]:
-        """Optuna's parameters of one point: which entry, then that entry's own knobs."""
-        entry = trial.suggest_categorical("entry", list(range(len(self._spaces))))
-        drawn = {"entry": entry}
-        for swept in self._spaces[entry].knobs:
-            name = _parameter(entry, swept.name)
-            drawn[name] = _suggest(trial, name, swept.distribution())
-        return drawn
-
-    def _point(self, drawn: Mapping[str, Any]) -> Point:
-        space: MethodSpace = self._spaces[drawn["entry"]]
-        return space.point({k.name: k.decode(drawn[_parameter(drawn["entry"], k.name)]) for k in space.knobs})
+    def _tell(self, trial: optuna.Trial, records: Sequence[TrialRecord]) -> None:
+        """What came out of a point: the records of its seeds."""
+        values = objectives(records)
+        if values is None:
+            self._optuna.tell(trial, state=TrialState.FAIL)
+            return
+        for name, violation in self._space.violations(records).items():
+            trial.set_constraint(name, violation)
+        self._optuna.tell(trial, values)
 
     def _jobs(self, point: Point) -> tuple[TrialJob, ...]:
         return tuple(trial_job(point, seed, self._context) for seed in self._context.study.seeds)
 
-    def _history(self) -> list[optuna.trial.FrozenTrial]:
+    def _history(self) -> list[FrozenTrial]:
         """The known points of this space as finished Optuna trials, in the order they were run."""
-        past: dict[frozenset[str], optuna.trial.FrozenTrial] = {}
+        past: dict[frozenset[str], FrozenTrial] = {}
         for record in sorted(self._known.values(), key=lambda r: (r.started, r.fingerprint)):
-            for entry, space in enumerate(self._spaces):
-                params = _encode(entry, space, record)
-                if params is None:
-                    continue
-                jobs = self._jobs(self._point(params))
-                names = frozenset(job.fingerprint for job in jobs)
+            for place in self._space.places(record):
+                names = frozenset(job.fingerprint for job in self._jobs(self._space.point(place)))
                 if record.fingerprint in names and names <= self._known.keys() and names not in past:
-                    past[names] = self._frozen(entry, params, objectives([self._known[n] for n in sorted(names)]))
+                    past[names] = self._space.finished(place, [self._known[n] for n in sorted(names)])
         return list(past.values())
 
-    def _frozen(self, entry: int, params: dict[str, Any], values: tuple[float, ...] | None) -> optuna.trial.FrozenTrial:
-        distributions: dict[str, optuna.distributions.BaseDistribution] = {
-            "entry": optuna.distributions.CategoricalDistribution(list(range(len(self._spaces))))
-        }
-        distributions |= {_parameter(entry, k.name): k.distribution() for k in self._spaces[entry].knobs}
-        state = optuna.trial.TrialState.COMPLETE if values else optuna.trial.TrialState.FAIL
-        return optuna.trial.create_trial(
-            state=state, values=list(values) if values else None, params=params, distributions=distributions
-        )
 
-
-def objectives(records: Sequence[TrialRecord]) -> tuple[float, float] | None:
-    """(mAP, mean ms), each the mean over seeds; None when a seed has failed."""
-    pairs = [(r.accuracy.map, r.runtime.mean_ms) for r in records if r.accuracy and r.runtime]
-    if len(pairs) < len(records):
-        return None
-    maps, runtimes_ms = zip(*pairs, strict=True)
-    return math.fsum(maps) / len(pairs), math.fsum(runtimes_ms) / len(pairs)
-
-
-def make_sampler(study: Study) -> optuna.samplers.BaseSampler:
-    """Optuna's sampler of that name. TPE is multivariate and grouped, which conditional spaces need."""
-    seed = study.search.seed
-    if study.search.sampler == "random":
-        return optuna.samplers.RandomSampler(seed=seed)
-    if study.search.sampler == "nsga2":
-        generations = 4  # at least: Optuna's default of 50 a generation never gets past the first in a short sweep
-        population = min(50, max(4, (study.search.trials or 50) // generations))
-        return optuna.samplers.NSGAIISampler(seed=seed, population_size=population)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True)
-
-
-def _parameter(entry: int, knob: str) -> str:
-    return f"{entry}.{knob}"
-
-
-def _suggest(trial: optuna.Trial, name: str, wanted: optuna.distributions.BaseDistribution) -> Any:
-    d = optuna.distributions
-    if isinstance(wanted, d.IntDistribution):
-        return trial.suggest_int(name, wanted.low, wanted.high, step=wanted.step, log=wanted.log)
-    if isinstance(wanted, d.FloatDistribution):
-        return trial.suggest_float(name, wanted.low, wanted.high, step=wanted.step, log=wanted.log)
-    assert isinstance(wanted, d.CategoricalDistribution)
-    return trial.suggest_categorical(name, wanted.choices)
-
-
-def _encode(entry: int, space: MethodSpace, record: TrialRecord) -> dict[str, Any] | None:
-    """The record's point as Optuna's parameters; None when it lies outside this entry's space."""
-    if record.method != space.spec.name:
-        return None
-    params: dict[str, Any] = {"entry": entry}
-    for swept in space.knobs:
-        drawn = swept.encode(record.config[swept.name])
-        if drawn is None:
-            return None
-        params[_parameter(entry, swept.name)] = drawn
-    return params
+def _params(trial: FrozenTrial) -> str:
+    return json.dumps(trial.params, sort_keys=True)

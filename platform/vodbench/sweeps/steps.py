@@ -49,6 +49,18 @@ class Steps(Protocol):
         """Do ahead what these trials share, where that is cheaper than trial by trial: training and detection."""
         ...
 
+    def may_stop(self, job: TrialJob, context: TrialContext) -> bool:
+        """Whether its training is unfinished and no other of the study begins with it: then it may be given up."""
+        ...
+
+    def train_to(self, jobs: Sequence[TrialJob], share: float, context: TrialContext, on_progress: OnProgress) -> None:
+        """Train each as far as this share of the iterations of its last stage, and keep the weights it has there."""
+        ...
+
+    def score(self, job: TrialJob, share: float, context: TrialContext, on_progress: OnProgress) -> float:
+        """mAP of those weights on a few validation snippets, with the inference settings that the study begins with."""
+        ...
+
     def train(self, job: TrialJob, context: TrialContext, on_progress: OnProgress) -> str:
         """Train, or find what is trained already; the fingerprint of the weights."""
         ...

@@ -14,6 +14,7 @@ from vodbench.records import TrialRecord
 from vodbench.redaction import redact, redact_line
 from vodbench.storage import write_text
 from vodbench.sweeps.folder import StudyFolder
+from vodbench.sweeps.halving import HopelessError, give_up_if_hopeless
 from vodbench.sweeps.steps import OnProgress, Steps, TrialContext, TrialJob
 
 DETECTIONS = "detections.parquet"
@@ -24,7 +25,7 @@ def run_trial(job: TrialJob, context: TrialContext, steps: Steps, on_progress: O
     """Run ``job`` unless its record is on disk; return the record.
 
     Any exception of a step becomes a failed record with a one-line reason (and ``error.txt`` with the traceback), so
-    that one bad trial does not stop a sweep.
+    that one bad trial does not stop a sweep. A training that is given up as hopeless becomes a stopped one.
     """
     folder = StudyFolder(context.folder)
     known = folder.record(job.fingerprint)
@@ -34,6 +35,9 @@ def run_trial(job: TrialJob, context: TrialContext, steps: Steps, on_progress: O
     seconds: dict[str, float] = {}
     try:
         outcome = _outcome(job, context, steps, on_progress, seconds)
+    except HopelessError as hopeless:
+        training = steps.training_fingerprint(job, context)
+        outcome = {"status": "stopped", "reason": str(hopeless), "checkpoint": training}
     except Exception as error:  # noqa: BLE001 - recorded with its reason and traceback
         write_text(folder.trial_url(job.fingerprint, "error.txt"), redact(traceback.format_exc()))
         outcome = {"status": "failed", "reason": reason_of(error)}
@@ -65,6 +69,7 @@ def _outcome(
     job: TrialJob, context: TrialContext, steps: Steps, on_progress: OnProgress, seconds: dict[str, float]
 ) -> dict[str, Any]:
     with _timed(seconds, "train"):
+        give_up_if_hopeless(job, context, steps, on_progress)
         checkpoint = steps.train(job, context, on_progress)
     with _timed(seconds, "detect"):
         steps.detect(job, context, checkpoint, on_progress)

@@ -20,7 +20,8 @@ from ray.tune.search import Searcher
 from vodbench.records import TrialRecord
 from vodbench.storage import filesystem, join
 from vodbench.sweeps.folder import StudyFolder
-from vodbench.sweeps.search import METRICS, objectives
+from vodbench.sweeps.places import objectives
+from vodbench.sweeps.search import METRICS
 from vodbench.sweeps.steps import Steps, TrialContext, TrialJob
 from vodbench.sweeps.trial import failed_record, run_trial
 from vodbench.tracking.content import run_name
@@ -121,7 +122,7 @@ def run_tune(context: TrialContext, steps: Steps, search: Searcher, num_trials: 
 
 def _run_jobs(jobs: tuple[TrialJob, ...], context: TrialContext, steps: Steps) -> dict[str, Any]:
     """In the trial's process: its job (one for each seed in a search), and the objectives that Optuna is told."""
-    last = 0.0
+    last = time.monotonic()  # a report costs as much as an empty trial: the first comes when there is time for one
 
     def on_progress(doing: str, done: int, total: int) -> None:
         nonlocal last

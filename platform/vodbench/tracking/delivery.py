@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from vodbench.errors import UserError
 from vodbench.fingerprint import fingerprint
+from vodbench.front.hypervolume import Step, history
 from vodbench.front.pareto import pareto_front
 from vodbench.records import TrialRecord
 from vodbench.storage import exists, join, read_bytes
+from vodbench.studies.constraints import violated
 from vodbench.sweeps.folder import StudyFolder
 from vodbench.tracking import content
 from vodbench.tracking.server import artifact_location, connect
@@ -41,6 +43,7 @@ class Delivery:
         self._experiment = self._find_experiment(artifact_location(uri))
         self._parent = self._find_parent()
         self._runs = self._find_runs()
+        self._logged_steps: set[int] | None = None
 
     def deliver(self, record: TrialRecord) -> bool:
         """Make or complete the trial's run; False when everything was there already."""
@@ -57,19 +60,38 @@ class Delivery:
             self._client.delete_tag(run_id, "reason")
         if record.detections is not None:
             self._attach(run_id, join(self._folder.url, record.detections))
-        status = "FINISHED" if record.status == "complete" else "FAILED"
+        status = {"complete": "FINISHED", "failed": "FAILED", "stopped": "KILLED"}[record.status]
         self._client.set_terminated(run_id, status, end_time=content.ended_ms(record))
         self._set_tags(run_id, {content.DELIVERED_TAG: digest})
         self._runs[record.fingerprint] = self._client.get_run(run_id)
         return True
 
     def deliver_all(self, records: Iterable[TrialRecord]) -> int:
-        """Deliver what is missing and bring the ``front`` tags up to date; how many runs were made or completed."""
+        """Deliver what is missing, bring the tags of front and constraints up to date; how many runs were changed."""
         known = sorted(records, key=lambda r: (r.started, r.fingerprint))
         delivered = sum([self.deliver(record) for record in known])
+        constraints = self._study.search.constraints
         for record, on_front in zip(known, pareto_front(known), strict=True):
-            self._set_changed_tags(self._runs[record.fingerprint], {"front": "yes" if on_front else "no"})
+            marks = {"front": "yes" if on_front else "no"}
+            if constraints and record.status == "complete":
+                marks["feasible"] = "no" if violated(record, constraints) else "yes"
+            self._set_changed_tags(self._runs[record.fingerprint], marks)
         return delivered
+
+    def log_progress(self, steps: Sequence[Step]) -> None:
+        """The hypervolume after each complete trial: a metric of the parent run whose step is the number of trials."""
+        from mlflow.entities import Metric
+
+        if self._logged_steps is None:
+            self._logged_steps = {m.step for m in self._client.get_metric_history(self._parent, "hypervolume")}
+        missing = [
+            Metric("hypervolume", step.hypervolume, step.ended_ms, number)
+            for number, step in enumerate(steps, start=1)
+            if number not in self._logged_steps
+        ]
+        for start in range(0, len(missing), _PAGE):
+            self._client.log_batch(self._parent, missing[start : start + _PAGE], [], [])
+        self._logged_steps |= {metric.step for metric in missing}
 
     def finish(self, records: Iterable[TrialRecord], *, complete: bool) -> None:
         """Bring the parent run up to date: totals, the resolved study, plots, and whether the sweep is over."""
@@ -77,6 +99,7 @@ class Delivery:
         figures = summary(known)
         now = max((content.ended_ms(r) for r in known), default=_began_ms(self._identity.began))
         self._log(self._parent, {}, figures, now)
+        self.log_progress(history(self._folder.url, known))
         self._attach(self._parent, self._folder.study_url)
         for name in _PLOTS:
             self._attach(self._parent, join(self._folder.url, name))
@@ -175,7 +198,8 @@ def summary(records: Iterable[TrialRecord]) -> dict[str, float]:
     """Totals of a sweep."""
     known = list(records)
     complete = [r for r in known if r.status == "complete"]
-    figures: dict[str, Any] = {"trials_complete": len(complete), "trials_failed": len(known) - len(complete)}
+    states = ("complete", "failed", "stopped")
+    figures: dict[str, Any] = {f"trials_{state}": sum(r.status == state for r in known) for state in states}
     figures["map"] = max((r.accuracy.map for r in complete if r.accuracy), default=None)
     figures["runtime_ms"] = min((r.runtime.mean_ms for r in complete if r.runtime), default=None)
     return {name: float(value) for name, value in figures.items() if value is not None}

@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 import math
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from vodbench.errors import UserError
 from vodbench.fingerprint import fingerprint
+from vodbench.front.hypervolume import Step
 from vodbench.records import TrialRecord
 from vodbench.redaction import redact
 from vodbench.studies.model import Range, Study
@@ -76,6 +77,9 @@ class OptunaStudy:
         if any(there.get(name) != digest for name, digest in self._delivered.items()):
             self._begin_anew()
         return sum([self.deliver(record) for record in known])
+
+    def log_progress(self, steps: Sequence[Step]) -> None:
+        """Optuna computes the hypervolume itself."""
 
     def finish(self, records: Iterable[TrialRecord], *, complete: bool) -> None:
         """Say whether the sweep is complete."""

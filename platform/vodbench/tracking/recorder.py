@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
 from vodbench.errors import UserError
+from vodbench.front.hypervolume import Step
 from vodbench.records import TrialRecord
 from vodbench.redaction import redact
 from vodbench.sweeps.folder import StudyFolder
@@ -29,6 +30,10 @@ class Destination(Protocol):
 
     def deliver_all(self, records: Iterable[TrialRecord]) -> int:
         """Deliver what is missing of all records, with what follows from them together; how many were missing."""
+        ...
+
+    def log_progress(self, steps: Sequence[Step]) -> None:
+        """Deliver what is missing of the hypervolume after each trial, where there is a place for it."""
         ...
 
     def finish(self, records: Iterable[TrialRecord], *, complete: bool) -> None:
@@ -68,9 +73,15 @@ class Recorder:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="recorder")
         self._thread.submit(self._guarded, self._connected)
 
-    def deliver(self, record: TrialRecord) -> None:
-        """Queue one record; returns at once."""
-        self._thread.submit(self._guarded, lambda: self._connected().deliver(record))
+    def deliver(self, record: TrialRecord, steps: Sequence[Step] = ()) -> None:
+        """Queue one record, and the hypervolume after each trial so far; returns at once."""
+
+        def deliver_one() -> None:
+            delivery = self._connected()
+            delivery.deliver(record)
+            delivery.log_progress(steps)
+
+        self._thread.submit(self._guarded, deliver_one)
 
     def finish(self, records: Iterable[TrialRecord], *, complete: bool) -> bool:
         """Deliver everything that is missing, with the front and the sweep's totals; whether it is all there."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import tempfile
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -56,6 +58,7 @@ def train_all(
     max_failures: int = 3,
     on_progress: OnProgress | None = None,
     revision: str = "",
+    until: Sequence[int | None] | None = None,
 ) -> list[str]:
     """Train (method, config) pairs in all their stages, one after another in one Ray Train run.
 
@@ -73,6 +76,9 @@ def train_all(
         max_failures: worker deaths survived before giving up.
         on_progress: called in this thread with (stage, iteration, iterations, metrics).
         revision: of the code, kept with the weights.
+        until: of the last stage of each training, the iterations after which it pauses (None: it does not). Its weights
+            are then at ``Folder(store, fingerprint).paused_url(iterations)``; asked again for more, it goes on from
+            there, and ends as if it had never paused.
 
     Returns:
         The fingerprints of the finished weights, in the order asked for.
@@ -86,7 +92,10 @@ def train_all(
         raise UserError(f"workers = {workers}, threads = {threads} is not accepted: give 1 or more of each")
     dataset = source.open()
     dataset.snippets(split)
-    chains = [plan_stages(method, config, dataset.fingerprint, seed, split) for method, config in trainings]
+    chains = [
+        _pausing(plan_stages(method, config, dataset.fingerprint, seed, split), pause)
+        for (method, config), pause in zip(trainings, until or [None] * len(trainings), strict=True)
+    ]
 
     def job(missing: tuple[PlannedStage, ...]) -> TrainingJob:
         return TrainingJob(
@@ -121,7 +130,11 @@ def missing_stages(store: str, chains: Sequence[tuple[PlannedStage, ...]]) -> tu
 
     In one order for all processes (by depth, then name), each after its parent.
     """
-    missing = {stage.fingerprint: stage for chain in chains for stage in _missing_of(store, chain)}
+    missing: dict[str, PlannedStage] = {}
+    for chain in chains:
+        for stage in _missing_of(store, chain):
+            if stage.until is None or stage.fingerprint not in missing:  # who needs it finished is not made to wait
+                missing[stage.fingerprint] = stage
     return tuple(sorted(missing.values(), key=lambda stage: (stage.index, stage.fingerprint)))
 
 
@@ -135,9 +148,13 @@ def check_begin(missing: Sequence[PlannedStage], num_classes: int) -> None:
 
 def _missing_of(store: str, chain: tuple[PlannedStage, ...]) -> tuple[PlannedStage, ...]:
     for count, stage in enumerate(reversed(chain)):
-        if Folder(store, stage.fingerprint).finished:
+        if Folder(store, stage.fingerprint).reached(stage.until):
             return chain[len(chain) - count :]
     return chain
+
+
+def _pausing(chain: tuple[PlannedStage, ...], until: int | None) -> tuple[PlannedStage, ...]:
+    return (*chain[:-1], dataclasses.replace(chain[-1], until=until))
 
 
 def scaling_config(workers: int, use_gpu: bool | None) -> ScalingConfig:
@@ -172,7 +189,7 @@ def _claimed(store: str, missing: tuple[PlannedStage, ...]) -> Iterator[bool]:
     with ExitStack() as held:
         for planned in missing:
             folder = Folder(store, planned.fingerprint)
-            if not held.enter_context(claim(folder.url("claim"), lambda folder=folder: folder.finished)):  # type: ignore[misc]
+            if not held.enter_context(claim(folder.url("claim"), partial(folder.reached, planned.until))):
                 yield False
                 return
         yield True
@@ -259,7 +276,7 @@ class _Relay:
             self._complete()
 
     def _complete(self) -> None:
-        self._tell(self._planned[self._current].stage.schedule.iterations)
+        self._tell(self._planned[self._current].target)
         self._current += 1
 
     def _tell(self, iteration: int) -> None:

@@ -23,12 +23,21 @@ TRAINING_SCHEMA = 1
 
 @dataclass(frozen=True, slots=True)
 class PlannedStage:
-    """A stage with its place in the chain; ``parent`` names the weights it starts from (None: fresh ones)."""
+    """A stage with its place in the chain; ``parent`` names the weights it starts from (None: fresh ones).
+
+    ``until``: iterations after which it pauses, to be judged before it goes on (None: it is trained to its end).
+    """
 
     stage: Stage
     index: int
     fingerprint: str
     parent: str | None
+    until: int | None = None
+
+    @property
+    def target(self) -> int:
+        """Iterations that are asked for."""
+        return self.stage.schedule.iterations if self.until is None else self.until
 
 
 def plan_stages(

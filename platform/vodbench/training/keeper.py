@@ -2,6 +2,7 @@
 
 model.pt        the result; once it is there, nothing else is needed
 partial.pt      an unfinished stage: weights, optimiser, iteration; replaced every now and then, removed at the end
+paused-N.pt     the weights of a stage that paused after N iterations, to be judged; removed at the end
 training.json   the training curve and how long it took
 progress.json   where the training is, for whoever started it (and for a person who looks); in the last stage's folder
 failure.json    why it gave up, until whoever started it has read it; in the last stage's folder
@@ -43,9 +44,21 @@ class Folder:
     def finished(self) -> bool:
         return exists(checkpoint_url(self.store, self.fingerprint))
 
+    def paused_url(self, iteration: int) -> str:
+        """Where the weights of a stage are that paused there; ``load_checkpoint`` reads them."""
+        return self.url(f"paused-{iteration}.pt")
+
+    def reached(self, until: int | None) -> bool:
+        """Whether the stage is as far as that; None: finished."""
+        return self.finished or (until is not None and exists(self.paused_url(until)))
+
     def tidy(self) -> None:
-        """The stage is finished: remove its unfinished state, and what killed workers were writing."""
-        self.remove("partial.pt")
+        """Remove what killed workers were writing and, of a finished stage, its unfinished state."""
+        if self.finished:
+            self.remove("partial.pt")
+            fs, path = filesystem(self.url(""))
+            for paused in fs.glob(f"{path.rstrip('/')}/paused-*.pt"):
+                fs.rm_file(paused)
         remove_torn(self.url(""))
 
     def remove(self, name: str) -> None:

@@ -96,8 +96,10 @@ class StageTrainer:
         clips: Iterator[Clip],
         after_step: Callable[[], None] = lambda: None,
         guard: Callable[[], AbstractContextManager[None]] = nullcontext,
+        *,
+        until: int | None = None,
     ) -> None:
-        """Do the steps that remain.
+        """Do the steps that remain, or those before iteration ``until``.
 
         Args:
             clips: this worker's clips from number ``iteration * batch_size`` on, in order.
@@ -108,7 +110,7 @@ class StageTrainer:
             TrainingError: a loss is not finite, or the clips end early.
         """
         size, group = self.schedule.batch_size, self.stage.clips.group_size
-        for iteration in range(self.iteration, self.schedule.iterations):
+        for iteration in range(self.iteration, self.schedule.iterations if until is None else until):
             share = self.peers.share(iteration * size, (iteration + 1) * size, group)
             batch = list(islice(clips, share))
             if len(batch) < share:

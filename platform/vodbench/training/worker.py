@@ -88,7 +88,7 @@ def train_stages(
     dataset = job.source.open()
     for planned in job.planned:
         folder = Folder(job.store, planned.fingerprint)
-        if not folder.finished:
+        if not folder.reached(planned.until):
             _train_stage(job, planned, dataset, peers, device, guard)
         if peers.rank == 0:
             folder.tidy()
@@ -123,14 +123,17 @@ def _train_stage(
         split=job.split,
         seed=derived_seed("clips", job.seed, planned.index),
         start=trainer.iteration * stage.schedule.batch_size,
-        stop=stage.schedule.iterations * stage.schedule.batch_size,
+        stop=planned.target * stage.schedule.batch_size,
         rank=peers.rank,
         world=peers.world,
     )
-    trainer.run(clips, after_step, guard)
+    trainer.run(clips, after_step, guard, until=planned.target)
     if peers.rank == 0:
         _assert_finite(trainer)
-        _finish(job, planned, trainer, seconds())
+        if trainer.iteration < stage.schedule.iterations:
+            _pause(job, planned, trainer, keeper, seconds())
+        else:
+            _finish(job, planned, trainer, seconds())
 
 
 def _initial(job: TrainingJob, planned: PlannedStage) -> Method:
@@ -175,6 +178,12 @@ def _progress(trainer: StageTrainer, planned: PlannedStage) -> Mapping[str, Any]
     }
 
 
+def _pause(job: TrainingJob, planned: PlannedStage, trainer: StageTrainer, keeper: Keeper, seconds: float) -> None:
+    """Leave what continues the stage, then the weights as they are: these say that it paused."""
+    keeper.save({**trainer.state(), "seconds": seconds})
+    save_checkpoint(keeper.folder.paused_url(planned.target), _checkpoint(job, planned, trainer))
+
+
 def _finish(job: TrainingJob, planned: PlannedStage, trainer: StageTrainer, seconds: float) -> None:
     stage, folder = planned.stage, Folder(job.store, planned.fingerprint)
     record = {
@@ -188,7 +197,12 @@ def _finish(job: TrainingJob, planned: PlannedStage, trainer: StageTrainer, seco
         "history": trainer.history,
     }
     write_text(folder.url("training.json"), json.dumps(record))
-    checkpoint = Checkpoint(
+    save_checkpoint(checkpoint_url(job.store, planned.fingerprint), _checkpoint(job, planned, trainer))
+
+
+def _checkpoint(job: TrainingJob, planned: PlannedStage, trainer: StageTrainer) -> Checkpoint:
+    stage = planned.stage
+    return Checkpoint(
         method=stage.method,
         config=stage.config,
         classes=job.classes,
@@ -199,4 +213,3 @@ def _finish(job: TrainingJob, planned: PlannedStage, trainer: StageTrainer, seco
         seed=job.seed,
         revision=job.revision,
     )
-    save_checkpoint(checkpoint_url(job.store, planned.fingerprint), checkpoint)
