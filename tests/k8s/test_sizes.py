@@ -5,14 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import yaml
 from k8s_rules import pods
 
 from vodbench.errors import UserError
 from vodbench.launch import sizes as sizing
-from vodbench.launch.manifests import MAX_NAME, check_pod, job_name, ray_job
+from vodbench.launch.manifests import MAX_NAME, check_pod, job_name, ray_job, study_text
 from vodbench.launch.settings import Cluster, Gpu, load_cluster
 from vodbench.launch.sizes import Sizes, sizes_of
-from vodbench.studies import Study, parse_study
+from vodbench.studies import Study, load_study, parse_study, shipped_studies
 
 MINIMAL = {"image": "vodbench:1", "store": "s3://bucket/studies"}
 
@@ -128,6 +129,12 @@ def test_the_registrys_secret_and_the_priority_reach_every_pod() -> None:
     assert len(found) == 3
     for spec in [*found, check_pod(study(), settings)["spec"]]:
         assert (spec["imagePullSecrets"], spec["priorityClassName"]) == ([{"name": "registry"}], "batch")
+
+
+@pytest.mark.parametrize("name", sorted(shipped_studies()))
+def test_the_study_that_is_sent_is_the_study(name: str) -> None:
+    sent = load_study(name)
+    assert parse_study(yaml.safe_load(study_text(sent)), "sent") == sent
 
 
 def test_images_may_name_a_registry_with_a_port_or_a_digest() -> None:

@@ -68,8 +68,9 @@ def study_config(study: Study, cluster: Cluster, sizes: Sizes) -> Manifest:
 
 
 def study_text(study: Study) -> str:
-    """The resolved study as a file."""
-    text: str = yaml.safe_dump(study.to_mapping(), sort_keys=False, width=110)
+    """The study as a file: what it says itself, so that an image with fewer settings reads it too."""
+    said = study.model_dump(mode="json", exclude_defaults=True)
+    text: str = yaml.safe_dump(said, sort_keys=False, width=110)
     return text
 
 
