@@ -40,7 +40,7 @@ def test_every_declared_dependency_is_pinned() -> None:
     normal = {re.split("==", line)[0].lower().replace("_", "-") for line in _pins(REPOSITORY)}
     names = {name.lower().replace("_", "-") for name in declared}
     assert "torch" in names
-    assert names - normal == set()
+    assert names - normal == {"vodbench"}  # its own extras
 
 
 def _pins(repository: Path) -> list[str]:
