@@ -291,7 +291,7 @@ def test_runtime_of_a_look_ahead_method(plain: ModuleType, idle: None, own_time:
         plain.PlainMethod(config), config, source(frames=10), "val", num_snippets=2, repeats=2, name="plain"
     )
     assert measured.median_ms >= 4
-    assert measured.low_ms <= measured.median_ms <= measured.high_ms
+    assert measured.low_ms <= measured.mean_ms <= measured.high_ms
     assert measured.median_ms <= measured.p95_ms <= measured.p99_ms
     assert measured.fps == pytest.approx(1e3 / measured.mean_ms)
     assert sum(measured.stage_ms.values()) == pytest.approx(measured.mean_ms, rel=0.02)

@@ -12,11 +12,12 @@ from importlib.metadata import version
 from typing import Any, TypeVar
 
 import pydantic
-from pydantic import ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from vodbench.errors import UserError, unknown
+from vodbench.errors import UserError
 from vodbench.storage import read_text
 from vodbench.studies import parse_mapping
+from vodbench.studies.strict import Strict
 
 # Of an ImageNet VID frame (1280 x 720) on one core: half of 1,057 frames/s that two cores were measured to decode at
 # 480p, by the share of pixels.
@@ -25,21 +26,7 @@ DNS_LABEL = r"^[a-z]([-a-z0-9]{0,61}[a-z0-9])?$"  # DNS-1035, which is what the 
 _MIN_RAY = (2, 52)  # token authentication
 
 
-class _Strict(pydantic.BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _known_keys(cls, values: Any) -> Any:
-        """pydantic forbids unknown keys too, but does not say which one was meant."""
-        if isinstance(values, Mapping):
-            for key in values:
-                if key not in cls.model_fields:
-                    raise unknown("key", str(key), cls.model_fields)
-        return values
-
-
-class Gpu(_Strict):
+class Gpu(Strict):
     """The accelerators of worker pods.
 
     ``type``: the value of the node label ``node_label`` (any GPU when left out). ``per_pod``: GPUs of one pod; as many
@@ -56,7 +43,7 @@ class Gpu(_Strict):
     frames_per_second: int = Field(default=200, ge=1)
 
 
-class Secrets(_Strict):
+class Secrets(Strict):
     """Names of Secrets in the namespace.
 
     ``s3``: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY. ``mlflow``: MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD.
@@ -76,7 +63,7 @@ class Secrets(_Strict):
         }
 
 
-class Place(_Strict):
+class Place(Strict):
     """Where a sweep leaves what it finds. ``store``: URL below which each study has its folder."""
 
     store: str = Field(pattern=r"^[a-z0-9+]+://[^\s/]+[^\s]*$")

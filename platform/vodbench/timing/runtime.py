@@ -4,7 +4,7 @@ What the figures mean
 ---------------------
 frame cost  ``push`` time of a frame, plus its part of ``close`` (``frame_costs``). Decoding is not in it.
 median, p95, p99, mean  over all frames of all accepted passes. The mean is exactly total time / frames.
-low, high   95% interval of the median: bootstrap over passes (frames of one pass are not independent).
+low, high   95% interval of the mean: bootstrap over passes (frames of one pass are not independent).
 fps         1000 / mean: the throughput that can be sustained, filling and emptying of buffers included.
 stage_ms    mean a frame by stage; ``other`` is what the method did outside its stages.
 peak memory on CUDA: most bytes that torch's allocator had given out in the timed passes (weights included). On a CPU:
