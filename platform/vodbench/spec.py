@@ -387,11 +387,10 @@ class FrameEncoder(Protocol):
 
 @runtime_checkable
 class GuidedMethod(Protocol):
-    """What a ``Method`` may offer besides: settings that look at annotations, whose ``stream`` is a ``UserError``."""
+    """What a ``Method`` may offer besides: settings that look at annotations.
 
-    def guided(self, config: Any) -> bool:
-        """Whether this configuration looks at them."""
-        ...
+    ``MethodConfig.guided`` says which do; their ``stream`` is a ``UserError``.
+    """
 
     def guided_stream(self, config: Any, clock: Clock | None = None) -> GuidedStream:
         """A fresh stream of such a configuration."""

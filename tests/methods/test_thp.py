@@ -417,8 +417,8 @@ def test_frames_without_objects_are_no_key_frames() -> None:
 def test_the_oracle_is_a_setting_that_needs_annotations() -> None:
     method, images = method_of(config_of()), video(3)
     config = config_of(keys="oracle")
-    assert method.guided(config)
-    assert not method.guided(config_of())
+    assert config.guided
+    assert not config_of().guided
     stream = method.guided_stream(config)
     assert [len(stream.push_annotated(image, truth_of(Detections.empty()))) for image in images] == [1, 1, 1]
     with pytest.raises(UserError, match="chooses key frames by the annotations"):

@@ -113,15 +113,12 @@ class THP(FlowDetector):
         clock = clock or NullClock()
         return self.detector.linked(own, clock, lambda answer: UnifiedStream(self, own, clock, answer, keys=iter(keys)))
 
-    def guided(self, config: THPConfig) -> bool:
-        return config.guided
-
     def guided_stream(self, config: THPConfig, clock: Clock | None = None) -> OracleStream:
         own: THPConfig = inference_config(self.config, config)
         return OracleStream(self, own, clock)
 
     def answer_stream(self, config: THPConfig, clock: Clock, answer: Answer[Found]) -> AnswerStream[Found]:
-        if self.guided(config):
+        if config.guided:
             raise UserError(
                 "keys = 'oracle' chooses key frames by the annotations, which a video by itself has not; give "
                 "'adaptive' or 'interval', or evaluate on annotated snippets"

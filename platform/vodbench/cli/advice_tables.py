@@ -151,22 +151,14 @@ def _plain(one: Advice | NoCandidate) -> dict[str, Any]:
 
 
 def _candidate(candidate: Candidate) -> dict[str, Any]:
-    c = candidate.configuration
     return {
+        **candidate.configuration.figures(),
         "label": candidate.label,
-        "method": c.method,
-        "config": dict(c.config),
-        "seeds": list(c.seeds),
-        "trials": [trial.url for trial in c.trials],
         "map": candidate.map,
         "map_low": candidate.low,
         "map_high": candidate.high,
-        "runtime_ms": c.mean_ms,
-        "runtime_ms_low": c.low_ms,
-        "runtime_ms_high": c.high_ms,
         "may_miss": candidate.may_miss,
-        "contended": c.contended,
-        "latency_frames": c.latency_frames,
+        "latency_frames": candidate.configuration.latency_frames,
         "probability": candidate.probability,
         "behind": None if candidate.behind is None else dataclasses.asdict(candidate.behind),
     }

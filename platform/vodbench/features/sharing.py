@@ -26,7 +26,7 @@ from vodbench.features.settings import CacheSettings
 from vodbench.features.store import open_store
 from vodbench.fingerprint import fingerprint
 from vodbench.knobs import MethodConfig
-from vodbench.spec import EncodedStream, FrameEncoder, GuidedMethod, Method, SnippetInfo
+from vodbench.spec import EncodedStream, FrameEncoder, Method, SnippetInfo
 
 SCHEMA = 1  # raised when entries of earlier versions must not be used
 
@@ -149,7 +149,7 @@ def shares_frames(method: Method, config: MethodConfig) -> bool:
 
     A method that inherits an encoder may have streams of another kind, which see images only, or annotations too.
     """
-    if isinstance(method, GuidedMethod) and method.guided(config):
+    if config.guided:
         return False
     return isinstance(method, FrameEncoder) and isinstance(method.stream(config), EncodedStream)
 

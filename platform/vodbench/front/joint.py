@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -84,17 +85,13 @@ def joint_json(front: JointFront) -> dict[str, Any]:
         "warning": front.warning,
         "groups": [
             {
-                "conditions": vars_of(group.conditions),
+                "conditions": dataclasses.asdict(group.conditions),
                 "front": [_plain(point) for point in group.points if point.on_front],
                 "dominated": [_plain(point) for point in group.points if not point.on_front],
             }
             for group in front.groups
         ],
     }
-
-
-def vars_of(conditions: Conditions) -> dict[str, Any]:
-    return {name: getattr(conditions, name) for name in conditions.__dataclass_fields__}
 
 
 def _group(conditions: Conditions, trials: Sequence[StoredTrial]) -> Group:
@@ -110,17 +107,10 @@ def _group(conditions: Conditions, trials: Sequence[StoredTrial]) -> Group:
 def _plain(point: JointPoint) -> dict[str, Any]:
     c = point.configuration
     return {
+        **c.figures(),
         "label": point.label,
-        "method": c.method,
-        "config": dict(c.config),
-        "seeds": list(c.seeds),
-        "trials": [trial.url for trial in c.trials],
         "studies": list(c.studies),
         "map": c.map,
         "map_low": c.low,
         "map_high": c.high,
-        "runtime_ms": c.mean_ms,
-        "runtime_ms_low": c.low_ms,
-        "runtime_ms_high": c.high_ms,
-        "contended": c.contended,
     }

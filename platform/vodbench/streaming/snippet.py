@@ -95,7 +95,7 @@ def _started(
     method: Method, config: MethodConfig, device: torch.device | None, truth: Callable[[], Truth] | None
 ) -> _Pass:
     clock = StageClock(device)
-    if truth is not None and isinstance(method, GuidedMethod) and method.guided(config):
+    if truth is not None and isinstance(method, GuidedMethod) and config.guided:
         # Not timed: what it took to choose is not what the choice costs.
         stream: Stream = _Annotated(method.guided_stream(config), truth)
     else:

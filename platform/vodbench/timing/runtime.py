@@ -132,7 +132,7 @@ def measure_sample(
 
 def _start(method: Method, config: MethodConfig, frames: Iterable[tuple[Image, Truth]]) -> StartStream:
     """Begins a stream of the snippet. One that looks at annotations has done so before: its decisions are timed."""
-    if not isinstance(method, GuidedMethod) or not method.guided(config):
+    if not isinstance(method, GuidedMethod) or not config.guided:
         return partial(method.stream, config)
     stream = method.guided_stream(config)
     with torch.inference_mode():

@@ -46,6 +46,19 @@ class Configuration:
         """Method and swept knobs, e.g. ``rdn T=2 r=20``; ``labels`` tells several apart."""
         return f"{self.method} {written(self.knobs)}".strip()
 
+    def figures(self) -> dict[str, Any]:
+        """What it is and what it costs, as plain values for scripts."""
+        return {
+            "method": self.method,
+            "config": dict(self.config),
+            "seeds": list(self.seeds),
+            "trials": [trial.url for trial in self.trials],
+            "runtime_ms": self.mean_ms,
+            "runtime_ms_low": self.low_ms,
+            "runtime_ms_high": self.high_ms,
+            "contended": self.contended,
+        }
+
     @property
     def latency_frames(self) -> int | None:
         """None: final only when the snippet ends."""
