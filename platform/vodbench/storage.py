@@ -23,7 +23,8 @@ _TORN = re.compile(r".+\.[0-9a-f]{32}\.tmp")
 def filesystem(url: str) -> tuple[Any, str]:
     """(fsspec file system, path inside it) of a local path or URL.
 
-    ``UserError`` for an empty name, for a scheme nobody implements, and for an address with a password in it.
+    ``UserError`` for an empty name, for a scheme nobody implements, for an address with a password in it, and for a
+    server that cannot be reached, which some file systems (FTP, SFTP) try at once.
     """
     if not url:
         raise _nameless()
@@ -33,6 +34,10 @@ def filesystem(url: str) -> tuple[Any, str]:
     except (ValueError, ImportError) as error:
         raise UserError(
             f"'{url}' cannot be opened: {error}; give a local path or an s3://, gs://, az:// or memory:// URL"
+        ) from error
+    except OSError as error:
+        raise UserError(
+            f"'{url}' cannot be reached ({redact(str(error))}); check the address and the network"
         ) from error
     return fs, path
 

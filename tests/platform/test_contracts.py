@@ -111,6 +111,12 @@ def test_a_scheme_nobody_implements_is_refused() -> None:
         filesystem("gopher://host/file")
 
 
+def test_a_server_that_is_tried_at_once_and_refuses_is_an_error_of_one_line(refusing_port: int) -> None:
+    """FTP's file system connects when it is made."""
+    with pytest.raises(UserError, match=r"cannot be reached \(.*\); check the address and the network"):
+        filesystem(f"ftp://127.0.0.1:{refusing_port}/file")
+
+
 def test_records_round_trip_and_refuse_another_schema() -> None:
     record = TrialRecord(
         fingerprint="f", study="s", method="m", paper="p", config={"T": 1}, knobs={}, seed=0, status="complete",
