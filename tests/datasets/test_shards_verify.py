@@ -16,7 +16,7 @@ import pytest
 from vodbench.errors import UserError
 from vodbench.spec import ClassInfo, Frame, SnippetInfo, Truth
 from vodbench_datasets.clips.pipeline import RayClips
-from vodbench_datasets.shards import verify_shards, write_shards
+from vodbench_datasets.shards import open_shards, verify_shards, write_shards
 
 COUNTS = {"a": 20, "b": 5, "c": 3}
 SHARD = "train-00000.parquet"  # holds a and b
@@ -185,6 +185,25 @@ def test_an_edited_index(shards: Path) -> None:
     record = json.loads((shards / "index.json").read_text())
     record["training_frames"]["train"][0][1] = [1]
     (shards / "index.json").write_text(json.dumps(record))
+    assert verify_shards(str(shards)) == ["index.json: altered since it was written"]
+    with pytest.raises(UserError, match="altered since it was written"):
+        open_shards(str(shards))
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (',"job":', ', "job":'),
+        ('"version":1', '"version":1,"version":1'),
+        ('"shard":0', '"shard":-0.0'),
+        ('"shard":0', '"shard":9'),
+        ('"shard":0', '"shard":99999999999999999999'),
+    ],
+)
+def test_an_index_of_other_bytes(shards: Path, old: str, new: str) -> None:
+    """What means the same in other bytes is seen, and a number that leads nowhere is not followed."""
+    text = (shards / "index.json").read_text()
+    (shards / "index.json").write_text(text.replace(old, new, 1))
     assert verify_shards(str(shards)) == ["index.json: altered since it was written"]
 
 

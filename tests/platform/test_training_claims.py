@@ -157,6 +157,25 @@ def test_an_object_tidied_up_between_two_looks_is_no_holder(tmp_path: Path, monk
 
 
 @pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("content", [None, b"", b'{"own'])
+def test_losing_to_an_object_that_is_gone_or_half_written_is_no_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | None
+) -> None:
+    """The winner was done, and tidied up, before the loser looked who it was; or is still writing."""
+    fs, folder = fsspec.filesystem("memory"), f"/{tmp_path.name}/claim"
+    winner, loser = candidate(folder, finished=True), candidate(folder)
+    assert winner.acquire()
+    with monkeypatch.context() as patch:
+        patch.setattr(loser, "_numbers", list)  # it had looked before
+        patch.setattr(loser, "_content", lambda _: content)
+        assert not loser.acquire()
+    winner.release()
+    assert fs.ls(folder, detail=False) == []
+    assert loser.acquire()
+    loser.release()
+
+
+@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("code", ["EIO", "EINVAL"])
 def test_a_store_says_in_its_own_way_that_somebody_was_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str

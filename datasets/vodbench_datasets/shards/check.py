@@ -14,7 +14,7 @@ from vodbench.storage import exists, read_bytes
 from vodbench_datasets.shards.build import BuiltShard, SnippetTally, shard_record
 from vodbench_datasets.shards.digests import image_digest, truth_digest
 from vodbench_datasets.shards.layout import GROUP_FRAMES, IMAGE_DIGEST, JOB_KEY, SNIPPETS_KEY, TRUTH_DIGEST
-from vodbench_datasets.shards.rows import to_frames
+from vodbench_datasets.shards.rows import UNREADABLE, to_frames
 
 
 class _UnsoundError(Exception):
@@ -31,7 +31,7 @@ def check_shard(url: str, job: str, pending: Iterable[SnippetInfo]) -> BuiltShar
     data = read_bytes(url)
     try:
         return _check(url.rpartition("/")[2], data, job, pending)
-    except (_UnsoundError, pa.ArrowException, OSError, ValueError):
+    except (_UnsoundError, *UNREADABLE):
         return None  # not an error: the shard is written again
 
 

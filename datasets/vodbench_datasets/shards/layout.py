@@ -99,9 +99,13 @@ class Index(_Record):
     digest: str = ""
 
     def sealed(self) -> Index:
-        return self.model_copy(update={"digest": self.computed_digest()})
+        return self.model_copy(update={"digest": self._computed_digest()})
 
-    def computed_digest(self) -> str:
+    @property
+    def is_as_written(self) -> bool:
+        return self.digest == self._computed_digest()
+
+    def _computed_digest(self) -> str:
         return fingerprint(self.model_dump(mode="json", exclude={"digest"}))
 
     def to_json(self) -> str:
@@ -109,7 +113,15 @@ class Index(_Record):
 
 
 def load_index(root: str) -> Index:
-    """``UserError`` when there is no index, an unfinished one, or one of another kind or version."""
+    """``UserError`` when there is no index, an unfinished one, one of another kind or version, or an altered one."""
+    index = read_index(root)
+    if not index.is_as_written:
+        raise UserError(f"'{join(root, INDEX)}' was altered since it was written; write the shards again")
+    return index
+
+
+def read_index(root: str) -> Index:
+    """``load_index`` for those who report alterations themselves: what it says may not hold."""
     url = join(root, INDEX)
     if not exists(url):
         if exists(join(root, INCOMPLETE)):

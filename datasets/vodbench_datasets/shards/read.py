@@ -18,7 +18,7 @@ from vodbench.storage import join
 from vodbench_datasets.clips.pipeline import RayClips
 from vodbench_datasets.frames import ENCODED, MOTION
 from vodbench_datasets.shards.layout import GROUP_FRAMES, IMAGE_DIGEST, ROWS, TRUTH_DIGEST, SnippetRecord, load_index
-from vodbench_datasets.shards.rows import damaged, open_parquet, to_frames
+from vodbench_datasets.shards.rows import UNREADABLE, damaged, open_parquet, to_frames
 
 # Each holds a file handle and its footer, some 100 KB; a footer costs as much to read as a row group.
 _OPEN_FILES = 64
@@ -146,7 +146,7 @@ class Shards(RayClips):
         with self._lock:
             try:
                 return self._open(shard).read_row_groups(groups, columns=columns, use_threads=False)
-            except (pa.ArrowException, OSError) as error:
+            except UNREADABLE as error:
                 raise damaged(join(self.root, self.index.shards[shard].file), error) from error
 
     def _open(self, shard: int) -> pq.ParquetFile:

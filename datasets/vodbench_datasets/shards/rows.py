@@ -13,7 +13,11 @@ from vodbench.spec import Frame
 from vodbench.storage import filesystem
 from vodbench_datasets.frames import MOTION, from_columns, to_columns
 from vodbench_datasets.shards.digests import image_digest, truth_digest
-from vodbench_datasets.shards.layout import IMAGE_DIGEST, TRUTH_DIGEST
+from vodbench_datasets.shards.layout import IMAGE_DIGEST, ROWS, ROWS_WITH_MOTION, TRUTH_DIGEST
+
+# What pyarrow raises for a damaged file: ValueError for names that are not UTF-8, LookupError for columns or row groups
+# that the damaged footer no longer lists.
+UNREADABLE = (pa.ArrowException, OSError, ValueError, LookupError)
 
 
 def to_table(frames: Sequence[Frame], schema: pa.Schema) -> pa.Table:
@@ -59,12 +63,17 @@ def open_parquet(url: str) -> pq.ParquetFile:
     """
     fs, path = filesystem(url)
     try:
-        return pq.ParquetFile(fs.open(path, "rb", cache_type="none"), pre_buffer=True, page_checksum_verification=True)
+        file = pq.ParquetFile(fs.open(path, "rb", cache_type="none"), pre_buffer=True, page_checksum_verification=True)
+        columns = file.schema_arrow.remove_metadata()
     except FileNotFoundError as error:
         raise UserError(f"shard '{url}' is missing; 'vodbench data verify' lists what else is") from error
-    except (pa.ArrowException, OSError) as error:
+    except UNREADABLE as error:
         raise damaged(url, error) from error
+    if columns not in (ROWS, ROWS_WITH_MOTION):  # checksums are of pages: the footer is not covered by any
+        raise damaged(url, "its columns are not those of a shard")
+    return file
 
 
-def damaged(url: str, error: Exception) -> UserError:
-    return UserError(f"shard '{url}' cannot be read ({error}); run 'vodbench data verify' and write the shards again")
+def damaged(url: str, error: Exception | str) -> UserError:
+    why = " ".join(str(error).split())
+    return UserError(f"shard '{url}' cannot be read ({why}); run 'vodbench data verify' and write the shards again")

@@ -18,9 +18,9 @@ from vodbench_datasets.shards.layout import (
     TRUTH_DIGEST,
     Index,
     SnippetRecord,
-    load_index,
+    read_index,
 )
-from vodbench_datasets.shards.rows import to_frames
+from vodbench_datasets.shards.rows import UNREADABLE, to_frames
 
 _PARQUET_END = b"PAR1"
 
@@ -34,8 +34,10 @@ def verify_shards(root: str, on_progress: Callable[[int, int], None] | None = No
     Raises:
         UserError: ``root`` holds no readable index.
     """
-    index = load_index(root)
-    problems = [] if index.digest == index.computed_digest() else [f"{INDEX}: altered since it was written"]
+    index = read_index(root)
+    if not index.is_as_written or read_bytes(join(root, INDEX)) != index.to_json().encode():
+        return [f"{INDEX}: altered since it was written"]  # the shards are judged by it, so nothing else can be told
+    problems: list[str] = []
     of_shard: list[list[SnippetRecord]] = [[] for _ in index.shards]
     for records in index.snippets.values():
         for record in records:
@@ -71,7 +73,7 @@ def _search(data: bytes, snippets: list[SnippetRecord]) -> Iterator[str]:
     try:  # without page checksums: a damaged page is read as it is, so that its row can be named
         file = pq.ParquetFile(pa.BufferReader(data))
         names = set(file.schema_arrow.names)
-    except (pa.ArrowException, OSError, ValueError) as error:
+    except UNREADABLE as error:
         yield f"cannot be read as Parquet ({_line(error)})"
         return
     if not {"snippet", "index", IMAGE_DIGEST, TRUTH_DIGEST} <= names:
@@ -86,7 +88,7 @@ def _search(data: bytes, snippets: list[SnippetRecord]) -> Iterator[str]:
                 if (snippet, frame) in rows:
                     yield f"{snippet} frame {frame}: there twice"
                 rows[snippet, frame] = digests
-        except (pa.ArrowException, OSError, ValueError, IndexError) as error:
+        except UNREADABLE as error:
             yield f"row group {group} ({_frames_of_group(snippets, group)}) cannot be read ({_line(error)})"
             unreadable |= set(_group_keys(snippets, group))
     yield from _compare(rows, unreadable, snippets)

@@ -104,9 +104,9 @@ class _Candidate:
         try:
             self._fs.makedirs(self._folder, exist_ok=True)
             self._fs.pipe_file(self._path(number + 1), self._sign(), mode="create")
-        except OSError:  # FileExistsError, or whatever a store makes of 409 and 412: what counts is who is there now
+        except OSError as error:  # whatever a store makes of 409 and 412: what counts is who is there now
             owner = _values(self._content(number + 1)).get("owner")
-            if owner is None:
+            if owner is None and not isinstance(error, FileExistsError):  # it existed, and may be gone by now
                 raise
             if owner != self._owner:
                 return False
