@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -26,6 +27,7 @@ from vodbench.sweeps.platform_steps import PlatformSteps
 from vodbench.sweeps.progress import SweepProgress
 from vodbench.sweeps.retrying import forget_failed, spare_stopped
 from vodbench.sweeps.steps import Steps, TrialContext, TrialJob
+from vodbench.sweeps.times import SWEEP, note_time
 from vodbench.sweeps.trial import reason_of
 from vodbench.sweeps.warm_start import EarlierPoint, EarlierStudy, earlier_studies, what_they_teach
 from vodbench.tracking.optuna_study import open_storage
@@ -100,7 +102,7 @@ def run_sweep(
     ``quiet``: a line for each trial that ended, and no live view.
     """
     context = plan.context
-    folder = StudyFolder(context.folder)
+    folder, began = StudyFolder(context.folder), time.monotonic()
     with folder.lock():
         folder.claim(context.study, context.data_fingerprint)
         if retry_failed:
@@ -114,10 +116,10 @@ def run_sweep(
             for recorder in recorders:
                 recorder.deliver(record, steps)
 
-        complete = False
+        complete, start_s, ended = False, 0.0, began
         try:
-            _run_missing(plan, dict(known), deliver, console, ray_address, quiet)
-            complete = True
+            ready = _run_missing(plan, dict(known), deliver, console, ray_address, quiet)
+            complete, start_s, ended = True, ready - began, time.monotonic()
         except KeyboardInterrupt:
             console.print("interrupted; the same command continues where this one stopped")
             raise
@@ -130,6 +132,11 @@ def run_sweep(
                     draw_front(context.folder)
             finally:
                 tracked, *_ = [recorder.finish(records, complete=complete) for recorder in recorders]
+        new = [record.fingerprint for record in records if record.fingerprint not in known]
+        if new:
+            now, at_once = time.monotonic(), context.study.workers.concurrent_trials
+            facts = {"start_s": round(start_s, 3), "end_s": round(now - ended, 3), "at_once": at_once}
+            note_time(context.folder, SWEEP, now - began, trials=new, **facts)
     return SweepResult(records, pareto_front(records), len(records) - len(known), tracked, plan.tracking_uri)
 
 
@@ -148,7 +155,8 @@ def _run_missing(
     console: Console,
     ray_address: str | None,
     quiet: bool,
-) -> None:
+) -> float:
+    """When the work began (as ``time.monotonic`` tells it): what takes seconds before it is no trial's."""
     # Ray and Optuna take seconds to import: what can be wrong is said before.
     from vodbench.sweeps.search import ListSearch, StudySearch
     from vodbench.sweeps.tuning import SweepEvents, run_tune
@@ -164,8 +172,9 @@ def _run_missing(
         assert context.study.search.trials is not None
         done, total = search.num_known, context.study.search.trials
     if done >= total:
-        return
+        return time.monotonic()
     start_ray(ray_address)
+    ready = time.monotonic()
     with SweepProgress(console, total, done, known=known.values(), quiet=quiet) as progress:
         if isinstance(search, ListSearch) and context.study.workers.concurrent_trials == 1:
             _prepare(plan, missing, progress)
@@ -178,6 +187,7 @@ def _run_missing(
             progress.ended(trial_id, records)
 
         run_tune(context, plan.steps, search, total - done, SweepEvents(context, progress.doing, on_records))
+    return ready
 
 
 def _earlier_points(
