@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
 
 from vodbench.cli.shared import announce, console, example, parse_settings, print_json
 from vodbench.errors import UserError
@@ -77,7 +78,7 @@ def command(
 
     for each in studies:
         method_spaces(each)
-    known = rates_from(from_) if from_ else load_rates(rates) if rates else _probed(studies)
+    known = rates_from(from_) if from_ else load_rates(rates) if rates else _probed(studies, timed=tflops is None)
     if save_rates is not None:
         write_rates(known, save_rates)
     if tflops is not None:
@@ -114,18 +115,21 @@ def _counts(gpus: str | None) -> list[int | None]:
     return [int(part) for part in parts]
 
 
-def _probed(studies: list[Study]) -> Rates:
+def _probed(studies: list[Study], *, timed: bool) -> Rates:
     from vodbench.plan.probe import probed
 
     with console.status("measuring") as status:
-        return probed(studies, on_progress=status.update)
+        return probed(studies, status.update, timed=timed)
 
 
 def _compare(study: Study, rates: Rates, video: Video, run: str, json: bool) -> None:
     from vodbench.cli.plan_tables import print_parts
     from vodbench.plan.against import held_against
+    from vodbench.plan.from_run import busy
 
     parts = held_against(study, rates, video, run)
+    console.print(escape(f"times of {rates.source}"))
+    console.print(escape(f"against '{run}'{busy(run)}"))
     if json:
         figures = {part.name: {"expected_s": part.expected_s, "taken_s": part.taken_s} for part in parts}
         return print_json({"parts": figures, "error": parts[-1].share})

@@ -51,7 +51,7 @@ def _table(found: Sequence[Forecast], price: float | None) -> Table:
                 f"{hours / max(one.hours, 1e-12):.0%}"
                 for hours in (one.useful_hours, one.waiting_hours, one.lost_hours)
             ),
-            size(one.read_bytes),
+            "?" if one.read_bytes is None else size(one.read_bytes),
             size(one.store_bytes),
             *([] if price is None else [f"{one.hours * price:,.0f}"]),
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from vodbench.errors import UserError
+from vodbench.plan.bounds import encodings
 from vodbench.plan.costs import Rates
 from vodbench.plan.data import Video
 from vodbench.plan.forecast import Risks, forecast
@@ -41,8 +42,7 @@ def held_against(study: Study, rates: Rates, video: Video, run: str) -> list[Par
     whole = sum(_noted(sweep, SWEEP))
     passes = len(list(noted_times(sweep.url, DETECT)))
     starts = len(list(noted_times(sweep.url, TRAIN)))
-    encodings = {trial.encoding or trial.name: trial.encode_s for trial in trials}
-    detecting = (sum(encodings.values()) + sum(trial.own_s for trial in trials)) / at_these.detect_slots
+    detecting = (sum(encodings(at_these).values()) + sum(trial.own_s for trial in trials)) / at_these.detect_slots
     return [
         Part(
             name="trainings",
@@ -51,7 +51,7 @@ def held_against(study: Study, rates: Rates, video: Video, run: str) -> list[Par
         ),
         Part(
             name="accuracy passes",
-            expected_s=detecting + passes * at_these.pass_start_s,
+            expected_s=detecting + passes * at_these.pass_start_s + at_these.first_pass_s,
             taken_s=sum(_noted(sweep, DETECT)),
         ),
         Part(

@@ -61,8 +61,7 @@ def _way(work: Work, trial: Trial) -> float:
 def _room(work: Work, scenario: Scenario) -> Bound:
     """All that a trial's place is held for, over the places. Waiting for another trial's training is not in it."""
     trainings = sum(training.seconds for training in work.trainings.values())
-    encodings = {trial.encoding or trial.name: trial.encode_s for trial in work.trials}
-    detecting = (sum(encodings.values()) + sum(trial.own_s for trial in work.trials)) / work.detect_slots
+    detecting = (sum(encodings(work).values()) + sum(trial.own_s for trial in work.trials)) / work.detect_slots
     after = sum(trial.score_s + trial.measure_s + work.trial_s for trial in work.trials)
     return Bound(
         name="places",
@@ -76,6 +75,15 @@ def _storage(work: Work, machines: Machines) -> list[Bound]:
         return []
     seconds = work.start_s + least_read_bytes(work) / machines.storage_bytes_s
     return [Bound(name="storage", seconds=seconds, why=f"{machines.storage_bytes_s / 1e9:g} GB/s for all readers")]
+
+
+def encodings(work: Work) -> dict[str, float]:
+    """Process-seconds of every distinct encoding of all frames; what cannot be shared goes by its trial."""
+    found: dict[str, float] = {}
+    for trial in work.trials:
+        name = trial.encoding or trial.name
+        found[name] = min(trial.encode_s, found.get(name, trial.encode_s))
+    return found
 
 
 def _weights(work: Work) -> set[str]:

@@ -59,10 +59,11 @@ class FrameRate(Strict):
 class Rates(Strict):
     """Measured times. Seconds that are not a frame's or a clip's are paid each time.
 
-    ``start_s``: from the command to the first trial. ``train_start_s``: a Ray Train run. ``pass_start_s``: an accuracy
-    pass; ``part_s``: process-seconds a frame and trial beside the method's own (decoding, writing). ``score_s``: of mAP
-    and its intervals, a frame. ``measure_start_s``, ``measure_passes``: a runtime measurement is so many times the
-    sampled frames. ``trial_s``: of the driver, a trial; no two at once. ``detection_bytes``: of a frame's detections.
+    ``start_s``: before the first trial and after the last. ``train_start_s``: a Ray Train run. ``pass_start_s``: an
+    accuracy pass, ``first_pass_s``: more for the first, whose workers start. ``part_s``: process-seconds a frame and
+    trial beside the method's own (decoding, writing). ``score_s``: of mAP and its intervals, a frame.
+    ``measure_start_s``, ``measure_passes``: a runtime measurement is so many times the sampled frames. ``trial_s``: of
+    the driver, a trial; no two at once. ``detection_bytes``: of a frame's detections.
     """
 
     device: str
@@ -72,6 +73,7 @@ class Rates(Strict):
     start_s: float = Field(default=0, ge=0)
     train_start_s: float = Field(default=0, ge=0)
     pass_start_s: float = Field(default=0, ge=0)
+    first_pass_s: float = Field(default=0, ge=0)
     part_s: float = Field(default=0, ge=0)
     score_s: float = Field(default=0, ge=0)
     measure_start_s: float = Field(default=0, ge=0)

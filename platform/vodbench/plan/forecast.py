@@ -43,7 +43,8 @@ class Forecast:
     """What is expected. Hours of GPUs (of CPU workers, without ``gpus``) are of all that are there, until the end.
 
     ``wall_s``: the middle one of the simulated sweeps, ``low_s`` and ``high_s`` the shortest and the longest.
-    ``feature_bytes``: what all encoded frames would take; None where that was not measured.
+    ``read_bytes``: None where the size of a frame is not known. ``feature_bytes``: what all encoded frames would take;
+    None where that was not measured.
     """
 
     study: str
@@ -59,7 +60,7 @@ class Forecast:
     waiting_hours: float
     lost_hours: float
     failures: float
-    read_bytes: float
+    read_bytes: float | None
     store_bytes: float
     cache_bytes: float
     feature_bytes: float | None
@@ -104,7 +105,7 @@ def forecast(study: Study, rates: Rates, video: Video, risks: Risks, gpus: int |
         waiting_hours=_waiting(middle.ledger) / 3600,
         lost_hours=middle.ledger.lost / 3600,
         failures=fmean(outcome.failures for outcome in outcomes),
-        read_bytes=middle.read_bytes,
+        read_bytes=middle.read_bytes or None,
         store_bytes=_store_bytes(work) + cache,
         cache_bytes=cache,
         feature_bytes=features if work.cache_bytes is not None else 0.0,

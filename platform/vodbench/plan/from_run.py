@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean
+from statistics import fmean, median
 
 import numpy as np
 import numpy.typing as npt
@@ -76,19 +76,26 @@ def rates_from(url: str) -> Rates:
     runtimes = [record.runtime for record in sweep.records if record.runtime]
     return Rates(
         device=", ".join(sorted({runtime.device for runtime in runtimes})),
-        source=f"sweep '{url}' of {sweep.study.name}",
+        source=f"sweep '{url}' of {sweep.study.name}{busy(url)}",
         stages=tuple(_stage_rate(sweep, name, values) for name, values in trained.items()),
         frames=tuple(frames.values()),
-        start_s=start + first_pass,
+        start_s=start,
         train_start_s=fmean(starts) if starts else 0.0,
         pass_start_s=pass_start,
+        first_pass_s=first_pass,
         part_s=part,
-        score_s=fmean(r.seconds["evaluate"] / max(1, r.accuracy.num_frames) for r in sweep.records if r.accuracy),
+        score_s=median(r.seconds["evaluate"] / max(1, r.accuracy.num_frames) for r in sweep.records if r.accuracy),
         measure_start_s=measure_start,
         measure_passes=measure_passes,
         trial_s=trial,
         detection_bytes=fmean(_detection_bytes(sweep)),
     )
+
+
+def busy(url: str) -> str:
+    """How busy the machine was while a sweep ran, in words to append; empty where nothing counted it."""
+    shares = [float(noted["pressure"]) for noted in noted_times(url, SWEEP) if noted["pressure"] is not None]
+    return f", where tasks waited for a CPU {fmean(shares):.0%} of the time" if shares else ""
 
 
 def _chain(record: TrialRecord, study: Study) -> tuple[PlannedStage, ...]:

@@ -51,6 +51,7 @@ class Work:
     start_s: float = 0.0
     train_start_s: float = 0.0
     pass_start_s: float = 0.0
+    first_pass_s: float = 0.0  # more for the first
     trial_s: float = 0.0
     read_bytes: float = 0.0
     detection_bytes: float = 0.0  # of a trial
@@ -75,12 +76,11 @@ def priced(work: StudyWork, rates: Rates, video: Video) -> Work:
     """The work at these rates. ``UserError`` for a stage or method that they do not have."""
     frame_bytes = video.frame_bytes or rates.frame_bytes or 0.0
     workers = work.study.workers
+    trainings = {name: _training(stage, rates, workers.training, frame_bytes) for name, stage in work.trainings.items()}
     trials = {trial.job.fingerprint: _trial(trial, rates, video) for trial in work.trials}
     units = tuple(tuple(trials[trial.job.fingerprint] for trial in unit) for unit in work.units)
     all_of_it = Work(
-        trainings={
-            name: _training(stage, rates, workers.training, frame_bytes) for name, stage in work.trainings.items()
-        },
+        trainings=trainings,
         units=units,
         ahead=work.ahead,
         train_slots=workers.training,
@@ -88,6 +88,7 @@ def priced(work: StudyWork, rates: Rates, video: Video) -> Work:
         start_s=rates.start_s,
         train_start_s=rates.train_start_s,
         pass_start_s=rates.pass_start_s,
+        first_pass_s=rates.first_pass_s,
         trial_s=rates.trial_s,
         read_bytes=video.judged_frames * frame_bytes,
         detection_bytes=video.judged_frames * rates.detection_bytes,

@@ -173,9 +173,10 @@ class _Sweep:
         images = 1.0 if alone else max(fresh.values())  # share of the frames that are read
         seconds = (encoding + sum(trial.own_s for trial in trials)) / slots
         task = _Task(seconds=seconds * self._average(trials[0].name, slots), read_bytes=images * work.read_bytes)
+        start_s = work.pass_start_s + (0.0 if self._passes else work.first_pass_s)
         self._passes += 1
         self._read_bytes += task.read_bytes
-        yield from self._compute(slots, work.pass_start_s, [task])
+        yield from self._compute(slots, start_s, [task])
         self._kept.update(shared if work.kept else ())
         self._detected.update(trial.name for trial in trials)
 

@@ -30,6 +30,7 @@ from vodbench.sweeps.steps import Steps, TrialContext, TrialJob
 from vodbench.sweeps.times import SWEEP, note_time
 from vodbench.sweeps.trial import reason_of
 from vodbench.sweeps.warm_start import EarlierPoint, EarlierStudy, earlier_studies, what_they_teach
+from vodbench.timing.contention import PressureWatch
 from vodbench.tracking.optuna_study import open_storage
 from vodbench.tracking.recorder import OPTUNA_STUDY, Recorder
 from vodbench.tracking.server import connect, default_uri
@@ -102,7 +103,7 @@ def run_sweep(
     ``quiet``: a line for each trial that ended, and no live view.
     """
     context = plan.context
-    folder, began = StudyFolder(context.folder), time.monotonic()
+    folder, began, pressure = StudyFolder(context.folder), time.monotonic(), PressureWatch()
     with folder.lock():
         folder.claim(context.study, context.data_fingerprint)
         if retry_failed:
@@ -136,7 +137,7 @@ def run_sweep(
         if new:
             now, at_once = time.monotonic(), context.study.workers.concurrent_trials
             facts = {"start_s": round(start_s, 3), "end_s": round(now - ended, 3), "at_once": at_once}
-            note_time(context.folder, SWEEP, now - began, trials=new, **facts)
+            note_time(context.folder, SWEEP, now - began, trials=new, pressure=pressure.share(), **facts)
     return SweepResult(records, pareto_front(records), len(records) - len(known), tracked, plan.tracking_uri)
 
 
