@@ -183,9 +183,10 @@ def test_one_training_does_not_get_faster_with_more_gpus_and_the_plan_says_so() 
     study = load_study("rdn-table4")
     rates, video = any_rates(study, clip_s=0.5), video_of(study)
     walls = [forecast(study, rates, video, Risks(), gpus) for gpus in (8, 64, 512)]
+    assert [got.slots for got in walls] == [8, 32, 32]  # 8 trials of 4 GPUs: no more are asked for
     assert walls[2].limits[0].name == "longest chain"
-    assert walls[1].wall_s == pytest.approx(walls[2].wall_s, rel=0.1)
-    assert walls[2].hours > 7 * walls[1].hours
+    assert (walls[1].wall_s, walls[1].hours) == (walls[2].wall_s, walls[2].hours)
+    assert walls[1].hours > 2 * walls[0].hours
 
 
 def test_many_trials_of_one_cheap_training_wait_for_their_measurements() -> None:

@@ -34,7 +34,20 @@ def print_plans(found: Sequence[Forecast], videos: Sequence[Video], price: float
 def _table(found: Sequence[Forecast], price: float | None) -> Table:
     unit = "GPU h" if any(one.gpus for one in found) else "worker h"
     table = Table(box=None, pad_edge=False)
-    columns = ["GPUs", "trials", "at once", "wall", "from - to", unit, "useful", "waiting", "lost", "read", "store"]
+    columns = [
+        "GPUs",
+        "used",
+        "trials",
+        "at once",
+        "wall",
+        "from - to",
+        unit,
+        "useful",
+        "waiting",
+        "lost",
+        "read",
+        "store",
+    ]
     table.add_column("study", no_wrap=True)
     for name in [*columns, *([] if price is None else ["cost"])]:
         table.add_column(name, justify="right", no_wrap=True)
@@ -42,6 +55,7 @@ def _table(found: Sequence[Forecast], price: float | None) -> Table:
         table.add_row(
             one.study,
             "-" if one.gpus is None else str(one.gpus),
+            str(one.slots),
             str(one.trials),
             str(one.at_once),
             duration(one.wall_s),

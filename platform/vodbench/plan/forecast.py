@@ -40,8 +40,9 @@ class Risks:
 
 @dataclass(frozen=True, kw_only=True)
 class Forecast:
-    """What is expected. Hours of GPUs (of CPU workers, without ``gpus``) are of all that are there, until the end.
+    """What is expected. Hours of GPUs (of CPU workers, without ``gpus``) are of all that are used, until the end.
 
+    ``slots``: GPUs that are used, of the ``gpus`` that could be: whole nodes, as many as there are trials for.
     ``wall_s``: the middle one of the simulated sweeps, ``low_s`` and ``high_s`` the shortest and the longest.
     ``read_bytes``: None where the size of a frame is not known. ``feature_bytes``: what all encoded frames would take;
     None where that was not measured.
@@ -128,8 +129,8 @@ def _arranged(study: Study, risks: Risks, gpus: int | None) -> tuple[Study, Mach
         slots = max(len(os.sched_getaffinity(0)), at_once * max(workers.training, workers.evaluation))
         machines = Machines(nodes=1, slots_a_node=slots, storage_bytes_s=limit)
         return study, machines, replace(scenario, at_once=at_once)
-    machines = Machines(**_nodes(study, gpus), storage_bytes_s=limit)
-    sizes = sizes_of(study, _Nodes(gpu=Gpu(per_pod=machines.slots_a_node)), gpus)
+    sizes = sizes_of(study, _Nodes(gpu=Gpu(per_pod=_gpus_a_node(study, gpus))), gpus)
+    machines = Machines(nodes=sizes.pods, slots_a_node=sizes.slots_a_pod, storage_bytes_s=limit)
     launched = study.model_copy(update={"workers": workers.model_copy(update={"concurrent_trials": sizes.at_once})})
     measuring = max(1, int(MEASURING_SHARE * machines.nodes))
     return launched, machines, replace(scenario, at_once=sizes.at_once, measuring_nodes=measuring)
@@ -141,8 +142,8 @@ class _Nodes:
     memory_gib: int = 1
 
 
-def _nodes(study: Study, gpus: int) -> dict[str, int]:
-    """Whole nodes of 8, or one with fewer. ``UserError`` for a number that is neither, and for too few."""
+def _gpus_a_node(study: Study, gpus: int) -> int:
+    """8, or all of them where there are fewer. ``UserError`` for a number that is neither, and for too few."""
     least = study.workers.training
     if gpus < least:
         raise UserError(
@@ -153,7 +154,7 @@ def _nodes(study: Study, gpus: int) -> dict[str, int]:
     if gpus % each:
         near = gpus // each * each
         raise UserError(f"--gpus {gpus} is not accepted: nodes have {each}; give {near} or {near + each}")
-    return {"nodes": gpus // each, "slots_a_node": each}
+    return each
 
 
 def _waiting(ledger: Ledger) -> float:
