@@ -34,25 +34,22 @@ def held_against(study: Study, rates: Rates, video: Video, run: str) -> list[Par
 
     ``UserError`` where the folder holds another study, or a sweep that is not finished or ran in several goes.
     """
-    sweep, work = seen(run), work_of(study)
-    _check(study, sweep, {trial.job.fingerprint for trial in work_of(study, _data(sweep)).trials})
-    at_these = priced(work, rates, video)
-    wall = forecast(study, rates, video, Risks())
-    trials = at_these.trials
-    whole = sum(_noted(sweep, SWEEP))
-    passes = len(list(noted_times(sweep.url, DETECT)))
-    starts = len(list(noted_times(sweep.url, TRAIN)))
-    detecting = (sum(encodings(at_these).values()) + sum(trial.own_s for trial in trials)) / at_these.detect_slots
+    sweep = seen(run)
+    _check(study, sweep)
+    work = priced(work_of(study), rates, video)
+    passes, starts = _noted(sweep, DETECT), _noted(sweep, TRAIN)
+    trials = work.trials
+    detecting = (sum(encodings(work).values()) + sum(trial.own_s for trial in trials)) / work.detect_slots
     return [
         Part(
             name="trainings",
-            expected_s=sum(t.seconds for t in at_these.trainings.values()) + starts * at_these.train_start_s,
-            taken_s=sum(_noted(sweep, TRAIN)),
+            expected_s=sum(t.seconds for t in work.trainings.values()) + len(starts) * work.train_start_s,
+            taken_s=sum(starts),
         ),
         Part(
             name="accuracy passes",
-            expected_s=detecting + passes * at_these.pass_start_s + at_these.first_pass_s,
-            taken_s=sum(_noted(sweep, DETECT)),
+            expected_s=detecting + len(passes) * work.pass_start_s + work.first_pass_s,
+            taken_s=sum(passes),
         ),
         Part(
             name="scoring",
@@ -64,7 +61,11 @@ def held_against(study: Study, rates: Rates, video: Video, run: str) -> list[Par
             expected_s=sum(trial.measure_s for trial in trials),
             taken_s=sum(record.seconds["runtime"] for record in sweep.records),
         ),
-        Part(name="the whole sweep", expected_s=wall.wall_s, taken_s=whole),
+        Part(
+            name="the whole sweep",
+            expected_s=forecast(study, rates, video, Risks()).wall_s,
+            taken_s=sum(_noted(sweep, SWEEP)),
+        ),
     ]
 
 
@@ -72,11 +73,8 @@ def _noted(sweep: SweepSeen, what: str) -> list[float]:
     return [float(noted["seconds"]) for noted in noted_times(sweep.url, what)]
 
 
-def _data(sweep: SweepSeen) -> str:
-    return sweep.records[0].data_fingerprint
-
-
-def _check(study: Study, sweep: SweepSeen, wanted: set[str]) -> None:
+def _check(study: Study, sweep: SweepSeen) -> None:
+    wanted = {trial.job.fingerprint for trial in work_of(study, sweep.records[0].data_fingerprint).trials}
     there = {record.fingerprint for record in sweep.records}
     if missing := len(wanted - there):
         raise UserError(

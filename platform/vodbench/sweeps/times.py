@@ -16,6 +16,11 @@ from vodbench.errors import UserError
 from vodbench.storage import filesystem, join, read_text, write_text
 
 TRAIN, DETECT, SWEEP = "train", "detect", "sweep"
+_FACTS = {
+    TRAIN: ("stages",),
+    DETECT: ("trials", "frames", "workers"),
+    SWEEP: ("trials", "start_s", "end_s", "at_once", "pressure"),
+}
 
 
 def note_time(folder: str, what: str, seconds: float, **facts: Any) -> None:
@@ -32,6 +37,7 @@ def noted_times(folder: str, what: str) -> Iterator[Mapping[str, Any]]:
         try:
             values = json.loads(read_text(url))
             float(values["seconds"])
+            values = {name: values[name] for name in ("seconds", *_FACTS[what])}
         except (ValueError, TypeError, KeyError) as error:
             if isinstance(error, UserError):
                 raise
