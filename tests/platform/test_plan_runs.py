@@ -82,7 +82,7 @@ def test_its_own_times_explain_a_sweep(swept: tuple[str, Study], tmp_path: Path)
     (noted,) = noted_times(out, SWEEP)
     assert whole.taken_s == noted["seconds"]
     assert whole.expected_s < 2 * whole.taken_s
-    assert whole.expected_s > noted["start_s"] + parts["trainings"].expected_s
+    assert whole.expected_s > noted["ready_s"] + parts["trainings"].expected_s
 
 
 def test_other_studies_and_unfinished_sweeps_are_refused(swept: tuple[str, Study], tmp_path: Path) -> None:
@@ -92,10 +92,10 @@ def test_other_studies_and_unfinished_sweeps_are_refused(swept: tuple[str, Study
         held_against(other, rates_from(out), video_of(other), out)
     copy = str(tmp_path / "copy")
     shutil.copytree(out, copy)
-    note_time(copy, SWEEP, 1.0, trials=[], start_s=0.1, end_s=0.1, at_once=1, pressure=None)
+    note_time(copy, SWEEP, 1.0, trials=[], ready_s=0.1, ended_s=[0.5], at_once=1, pressure=None)
     with pytest.raises(UserError, match="not run in one go"):
         held_against(study, rates_from(out), video_of(study), copy)
-    note_time(copy, SWEEP, 1.0, trials=[], start_s=0.1, end_s=0.1, at_once=2, pressure=None)
+    note_time(copy, SWEEP, 1.0, trials=[], ready_s=0.1, ended_s=[0.5], at_once=2, pressure=None)
     with pytest.raises(UserError, match="several trials at once"):
         rates_from(copy)
     shutil.rmtree(Path(copy, "times"))

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, median
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -130,11 +131,11 @@ def _stage_rate(sweep: SweepSeen, name: str, values: Mapping[str, float]) -> Sta
     )
 
 
-def _start(noted: Mapping[str, object], trained: Mapping[str, Mapping[str, float]]) -> float:
+def _start(noted: Mapping[str, Any], trained: Mapping[str, Mapping[str, float]]) -> float:
     """What a Ray Train run took beside its stages."""
     names = noted["stages"]
     assert isinstance(names, list)
-    return max(0.0, float(str(noted["seconds"])) - sum(trained[n]["seconds"] for n in names if n in trained))
+    return max(0.0, float(noted["seconds"]) - sum(trained[n]["seconds"] for n in names if n in trained))
 
 
 # ---- accuracy passes ----------------------------------------------------------------------------------------
@@ -163,9 +164,7 @@ def _detection_bytes(sweep: SweepSeen) -> Iterator[float]:
         yield sweep.size(record.detections or "") / max(1, record.accuracy.num_frames)
 
 
-def _fitted_passes(
-    passes: Sequence[Mapping[str, object]], frames: Mapping[str, FrameRate]
-) -> tuple[float, float, float]:
+def _fitted_passes(passes: Sequence[Mapping[str, Any]], frames: Mapping[str, FrameRate]) -> tuple[float, float, float]:
     """(seconds a pass, process-seconds a frame and trial, seconds more of the first), none below 0.
 
     What a pass takes beyond the method's own times, by least squares.
@@ -173,14 +172,14 @@ def _fitted_passes(
     rows, rest = [], []
     known = [noted for noted in passes if all(name in frames for name in _names(noted))]
     for noted in known:
-        names, workers = _names(noted), float(str(noted["workers"]))
-        computed = float(str(noted["frames"]))  # one counted once for each trial
+        names, workers = _names(noted), float(noted["workers"])
+        computed = float(noted["frames"])  # one counted once for each trial
         rates = [frames[name] for name in names]
         encode = max(rate.encode_ms or 0.0 for rate in rates)
         own = sum(rate.own_ms or 0.0 for rate in rates)
         inside = computed / len(names) * (encode + own) / 1e3 / workers
         rows.append([1.0, computed / workers])
-        rest.append(float(str(noted["seconds"])) - inside)
+        rest.append(float(noted["seconds"]) - inside)
     if not rows:
         return 0.0, 0.0, 0.0
     first = int(np.argmax(rest)) if len(rows) > 1 else None  # its workers had torch to import
@@ -190,7 +189,7 @@ def _fitted_passes(
     return start, part, more
 
 
-def _names(noted: Mapping[str, object]) -> list[str]:
+def _names(noted: Mapping[str, Any]) -> list[str]:
     names = noted["trials"]
     assert isinstance(names, list)
     return names
@@ -207,16 +206,23 @@ def _fitted_measurements(records: Sequence[TrialRecord]) -> tuple[float, float]:
     return start, max(passes, 1e-3)
 
 
-def _driver(sweep: SweepSeen, sweeps: Sequence[Mapping[str, object]]) -> tuple[float, float]:
-    """(seconds before the first trial and after the last, seconds of the driver a trial)."""
-    wall, once = (sum(_seconds(noted, *names) for noted in sweeps) for names in (("seconds",), ("start_s", "end_s")))
-    ahead = sum(_seconds(noted, "seconds") for what in (TRAIN, DETECT) for noted in noted_times(sweep.url, what))
-    trials = sum(sum(record.seconds.values()) for record in sweep.records)
-    return once / len(sweeps), max(0.0, wall - once - ahead - trials) / len(sweep.records)
+def _driver(sweep: SweepSeen, sweeps: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
+    """(seconds of a sweep beside its work, seconds of the driver a trial).
 
-
-def _seconds(noted: Mapping[str, object], *names: str) -> float:
-    return sum(float(str(noted[name])) for name in names)
+    What lies between the ends of two trials beyond the second one's own seconds is the driver's. What is left of the
+    whole then is paid once: Ray's start, that of the first trial's process, the last records and the front.
+    """
+    seconds = {record.fingerprint: sum(record.seconds.values()) for record in sweep.records}
+    between, trials = 0.0, 0
+    for noted in sweeps:
+        later = noted["trials"][1:]
+        between += noted["ended_s"][-1] - noted["ended_s"][0] - sum(seconds.get(name, 0.0) for name in later)
+        trials += len(later)
+    trial = max(0.0, between) / trials if trials else 0.0
+    ahead = sum(noted["seconds"] for what in (TRAIN, DETECT) for noted in noted_times(sweep.url, what))
+    wall = sum(noted["seconds"] for noted in sweeps)
+    once = wall - ahead - sum(seconds.values()) - trial * len(seconds)
+    return max(0.0, once) / len(sweeps), trial
 
 
 def not_negative(rows: Floats64, wanted: Floats64) -> tuple[float, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
@@ -45,6 +45,18 @@ class SweepResult:
     ran: int
     tracked: bool  # MLflow has everything
     tracking_uri: str
+
+
+@dataclass
+class Timeline:
+    """When things happened in a sweep, in seconds since its beginning: Ray was there, trials ended."""
+
+    began: float = field(default_factory=time.monotonic)
+    ready_s: float = 0.0
+    ended_s: list[float] = field(default_factory=list)
+
+    def now(self) -> float:
+        return round(time.monotonic() - self.began, 3)
 
 
 @dataclass(frozen=True)
@@ -103,7 +115,7 @@ def run_sweep(
     ``quiet``: a line for each trial that ended, and no live view.
     """
     context = plan.context
-    folder, began, pressure = StudyFolder(context.folder), time.monotonic(), PressureWatch()
+    folder, timeline, pressure = StudyFolder(context.folder), Timeline(), PressureWatch()
     with folder.lock():
         folder.claim(context.study, context.data_fingerprint)
         if retry_failed:
@@ -117,10 +129,10 @@ def run_sweep(
             for recorder in recorders:
                 recorder.deliver(record, steps)
 
-        complete, start_s, ended = False, 0.0, began
+        complete = False
         try:
-            ready = _run_missing(plan, dict(known), deliver, console, ray_address, quiet)
-            complete, start_s, ended = True, ready - began, time.monotonic()
+            _run_missing(plan, dict(known), deliver, console, ray_address, quiet, timeline)
+            complete = True
         except KeyboardInterrupt:
             console.print("interrupted; the same command continues where this one stopped")
             raise
@@ -135,9 +147,9 @@ def run_sweep(
                 tracked, *_ = [recorder.finish(records, complete=complete) for recorder in recorders]
         new = [record.fingerprint for record in records if record.fingerprint not in known]
         if new:
-            now, at_once = time.monotonic(), context.study.workers.concurrent_trials
-            facts = {"start_s": round(start_s, 3), "end_s": round(now - ended, 3), "at_once": at_once}
-            note_time(context.folder, SWEEP, now - began, trials=new, pressure=pressure.share(), **facts)
+            at_once = context.study.workers.concurrent_trials
+            facts = {"ready_s": timeline.ready_s, "ended_s": timeline.ended_s, "at_once": at_once}
+            note_time(context.folder, SWEEP, timeline.now(), trials=new, pressure=pressure.share(), **facts)
     return SweepResult(records, pareto_front(records), len(records) - len(known), tracked, plan.tracking_uri)
 
 
@@ -156,8 +168,8 @@ def _run_missing(
     console: Console,
     ray_address: str | None,
     quiet: bool,
-) -> float:
-    """When the work began (as ``time.monotonic`` tells it): what takes seconds before it is no trial's."""
+    timeline: Timeline,
+) -> None:
     # Ray and Optuna take seconds to import: what can be wrong is said before.
     from vodbench.sweeps.search import ListSearch, StudySearch
     from vodbench.sweeps.tuning import SweepEvents, run_tune
@@ -173,9 +185,9 @@ def _run_missing(
         assert context.study.search.trials is not None
         done, total = search.num_known, context.study.search.trials
     if done >= total:
-        return time.monotonic()
+        return
     start_ray(ray_address)
-    ready = time.monotonic()
+    timeline.ready_s = timeline.now()
     with SweepProgress(console, total, done, known=known.values(), quiet=quiet) as progress:
         if isinstance(search, ListSearch) and context.study.workers.concurrent_trials == 1:
             _prepare(plan, missing, progress)
@@ -186,9 +198,9 @@ def _run_missing(
                 known[record.fingerprint] = record
                 deliver(record, write_history(context.folder, list(known.values())))
             progress.ended(trial_id, records)
+            timeline.ended_s.append(timeline.now())
 
         run_tune(context, plan.steps, search, total - done, SweepEvents(context, progress.doing, on_records))
-    return ready
 
 
 def _earlier_points(

@@ -19,7 +19,7 @@ TRAIN, DETECT, SWEEP = "train", "detect", "sweep"
 _FACTS = {
     TRAIN: ("stages",),
     DETECT: ("trials", "frames", "workers"),
-    SWEEP: ("trials", "start_s", "end_s", "at_once", "pressure"),
+    SWEEP: ("trials", "ready_s", "ended_s", "at_once", "pressure"),
 }
 
 
