@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from vodbench.plan.data import Video
 
 EPILOG = example(
-    "vodbench plan rdn-table4 --gpus 8,64,512 --rates docs/rates-paper.yaml --tflops 20 --gpu-hour-price 2.5",
+    "vodbench plan rdn-table4 --gpus 8,64,512 --rates docs/rates-counted.yaml --tflops 20 --gpu-hour-price 2.5",
     "vodbench plan rdn-table4 --data s3://bucket/vid-shards --probe --save-rates rates.yaml",
     "vodbench plan demo --from runs/calibration --against runs/demo",
 )

@@ -12,7 +12,7 @@ from vodbench.plan.against import Part
 from vodbench.plan.data import Video
 from vodbench.plan.forecast import Forecast
 
-_WIDTH = 120  # a narrower terminal breaks lines, but loses no figure
+_WIDTH = 140  # a narrower terminal breaks lines, but loses no figure
 
 
 def print_plans(found: Sequence[Forecast], videos: Sequence[Video], price: float | None) -> None:
@@ -60,7 +60,7 @@ def _table(found: Sequence[Forecast], price: float | None) -> Table:
             str(one.at_once),
             duration(one.wall_s),
             "" if one.low_s == one.high_s else f"{duration(one.low_s)} - {duration(one.high_s)}",
-            f"{one.hours:,.4g}",
+            f"{one.hours:,.0f}" if one.hours >= 10 else f"{one.hours:.3g}",
             *(
                 f"{hours / max(one.hours, 1e-12):.0%}"
                 for hours in (one.useful_hours, one.waiting_hours, one.lost_hours)

@@ -1,7 +1,8 @@
 """Rates measured now: a few steps of each training stage and a few frames of each method, on this machine's device.
 
 Made-up pictures of ImageNet VID's usual size (or of the study's data) and fresh weights do: what a step takes hardly
-depends on what is seen. Not measured: what starts cost, and the driver; those are of a sweep that was run (``--from``).
+depends on what is seen, but for methods that choose their work by it (adaptive key frames, partial updates): those are
+measured at their most. Not measured: what starts cost, and the driver; those are of a sweep that was run (``--from``).
 """
 
 from __future__ import annotations
