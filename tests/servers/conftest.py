@@ -36,6 +36,7 @@ methods:
   - {method: rdn, knobs: {T: [1, 3]}}
 accuracy: {bootstrap: 50}
 runtime: {snippets: 1}
+workers: {concurrent_trials: 2} # trials at once share frames' features through the cache, here in the bucket as well
 """
 
 
