@@ -7,7 +7,7 @@ import shutil
 import tempfile
 import threading
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -59,6 +59,7 @@ def train_all(
     on_progress: OnProgress | None = None,
     revision: str = "",
     until: Sequence[int | None] | None = None,
+    on_trained: Callable[[Iterable[str]], None] | None = None,
 ) -> list[str]:
     """Train (method, config) pairs in all their stages, one after another in one Ray Train run.
 
@@ -79,6 +80,7 @@ def train_all(
         until: of the last stage of each training, the iterations after which it pauses (None: it does not). Its weights
             are then at ``Folder(store, fingerprint).paused_url(iterations)``; asked again for more, it goes on from
             there, and ends as if it had never paused.
+        on_trained: called with the fingerprints of the stages that were trained here, by nobody else.
 
     Returns:
         The fingerprints of the finished weights, in the order asked for.
@@ -122,6 +124,8 @@ def train_all(
         with _claimed(store, missing) as held:
             if held:
                 _fit(job(missing), scaling, max_failures, on_progress)
+                if on_trained is not None:
+                    on_trained([planned.fingerprint for planned in missing])
     return [chain[-1].fingerprint for chain in chains]
 
 
