@@ -18,7 +18,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from vodbench.cluster import start_ray
 from vodbench.data_source import DataSource
-from vodbench.errors import UserError
+from vodbench.errors import InterruptedWorkError, UserError
 from vodbench.knobs import MethodConfig
 from vodbench.registry import method_spec
 from vodbench.storage import filesystem
@@ -37,6 +37,10 @@ POLL_S = 0.5
 # What a worker reserves on a CPU machine. Little, because others must fit beside it: trials of a sweep and their tasks.
 # The machine's real load is bounded by ``workers`` x ``threads``.
 WORKER_CPUS = 0.25
+
+
+class TrainingInterruptedError(TrainingError, InterruptedWorkError):
+    """Its workers died again and again, and left no word why."""
 
 
 def train(method: str, config: MethodConfig, source: DataSource, **settings: Any) -> str:
@@ -220,7 +224,9 @@ def _fit(job: TrainingJob, scaling: ScalingConfig, max_failures: int, on_progres
     except TrainingFailedError as error:
         if progress.failure() is None:
             reason = str(error).strip().splitlines()[-1]
-            raise TrainingError(f"training workers died more than {max_failures} times; the last: {reason}") from error
+            raise TrainingInterruptedError(
+                f"training workers died more than {max_failures} times; the last: {reason}"
+            ) from error
     finally:
         failure = progress.failure()
         progress.remove()
