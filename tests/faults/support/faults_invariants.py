@@ -174,7 +174,7 @@ def _tracked(place: Place, records: Mapping[str, TrialRecord]) -> Verdict:
         found = runs.get(name, [])
         if len(found) > 1:
             verdict.repeated.append(f"{content.run_name(record)}: {len(found)} runs in MLflow")
-        for run in found[:1]:
+        for run in found if len(found) == 1 else []:
             if run.data.metrics != content.metrics(record) or run.info.status != "FINISHED":
                 verdict.wrong.append(f"{content.run_name(record)}: MLflow says otherwise ({run.info.status})")
         if not found:
