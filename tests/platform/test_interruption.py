@@ -15,7 +15,8 @@ from vodbench.records import TrialRecord
 from vodbench.studies import parse_study
 from vodbench.sweeps.folder import StudyFolder
 from vodbench.sweeps.retrying import forget_interrupted
-from vodbench.training.driver import TrainingInterruptedError
+from vodbench.training.driver import TrainingInterruptedError, _last_progress
+from vodbench.training.keeper import Folder, ProgressFile
 from vodbench.training.loop import TrainingError
 
 OUTSIDE = [
@@ -56,6 +57,22 @@ def test_a_fault_of_the_work_itself_is_none(error: Exception) -> None:
     wrapped = RuntimeError("task failed")
     wrapped.__cause__ = error
     assert not from_outside(wrapped)
+
+
+@pytest.mark.parametrize("error", [*OUTSIDE, *OWN], ids=lambda error: type(error).__name__)
+def test_storage_out_of_reach_does_not_end_the_wait_for_a_training(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(self: ProgressFile) -> None:
+        raise error
+
+    monkeypatch.setattr(ProgressFile, "read", read)
+    progress = ProgressFile(Folder("store", "stage"), "attempt")
+    if error in OUTSIDE:
+        assert _last_progress(progress) is None
+    else:
+        with pytest.raises(type(error)):
+            _last_progress(progress)
 
 
 def test_only_interrupted_trials_are_forgotten(tmp_path: object) -> None:

@@ -19,12 +19,13 @@ from fsspec.implementations.memory import MemoryFileSystem
 from vodbench.cluster import start_ray
 from vodbench.data_source import DataSource
 from vodbench.errors import InterruptedWorkError, UserError
+from vodbench.interruption import from_outside
 from vodbench.knobs import MethodConfig
 from vodbench.registry import method_spec
 from vodbench.storage import filesystem
 from vodbench.training.claims import claim
 from vodbench.training.fingerprints import PlannedStage, plan_stages
-from vodbench.training.keeper import Folder
+from vodbench.training.keeper import Folder, ProgressFile
 from vodbench.training.loop import TrainingError
 from vodbench.training.worker import TrainingJob, run_worker
 
@@ -220,7 +221,7 @@ def _fit(job: TrainingJob, scaling: ScalingConfig, max_failures: int, on_progres
     progress = job.progress_file()
     relay = _Relay(job.planned, on_progress)
     try:
-        _watch(trainer.fit, lambda: relay.look(progress.read()))
+        _watch(trainer.fit, lambda: relay.look(_last_progress(progress)))
     except TrainingFailedError as error:
         if progress.failure() is None:
             reason = str(error).strip().splitlines()[-1]
@@ -234,6 +235,16 @@ def _fit(job: TrainingJob, scaling: ScalingConfig, max_failures: int, on_progres
     if failure is not None:
         raise _as_error(failure)
     relay.finish()
+
+
+def _last_progress(progress: ProgressFile) -> Mapping[str, Any] | None:
+    """None, too, while storage is out of reach: the workers go on, and so must whoever waits for them."""
+    try:
+        return progress.read()
+    except Exception as error:
+        if not from_outside(error):
+            raise
+        return None
 
 
 def _watch(work: Callable[[], Any], look: Callable[[], None]) -> None:

@@ -14,11 +14,13 @@ from contextlib import suppress
 from pathlib import Path
 
 import psutil
+from faults_kinds import title_of
 from faults_study import Command, Place, environment
 from faults_suite import Suite
 from vodbench_machines import free_port
 
 START_S = 240.0
+WORK = ("ray::ImplicitFunc", "ray::RayTrainWorker", "ray::TrainController", "ray::_run", "ray::ReadChunk")
 # Ray takes a node for dead after half a minute; nobody waits that long here.
 RAY = {
     "RAY_AUTH_MODE": "disabled",
@@ -43,6 +45,13 @@ class Node:
             self.process = subprocess.Popen(
                 command, env={**os.environ, **RAY, **variables}, stdout=file, stderr=file, start_new_session=True
             )
+
+    def busy(self) -> bool:
+        """Whether it does anything for a sweep."""
+        with suppress(psutil.NoSuchProcess):
+            children = psutil.Process(self.process.pid).children(recursive=True)
+            return any(title_of(process).startswith(WORK) for process in children)
+        return False
 
     def kill(self) -> None:
         """All its processes at once, as when the power goes."""
@@ -78,9 +87,13 @@ class Cluster:
             assert time.monotonic() < until, self._log.read_text(errors="replace")[-2000:]
             time.sleep(0.2)
 
-    def replace_second(self) -> None:
+    def replace_second(self) -> bool:
+        """False where it has nothing to lose."""
+        if not self._second.busy():
+            return False
         self._second.kill()
         self._second = self._start_second()
+        return True
 
     def end(self) -> None:
         self._second.kill()
@@ -118,8 +131,7 @@ class KilledNode:
 
     def strike(self, command: Command, rng: random.Random) -> bool:
         assert self._nodes.cluster is not None
-        self._nodes.cluster.replace_second()
-        return True
+        return self._nodes.cluster.replace_second()
 
     def mend(self) -> None:
         """It is replaced already."""
