@@ -24,12 +24,13 @@ from vodbench_machines import S3
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(20 * LIMIT_S)]
 
-# The title of the processes, the seconds between strikes, the study.
-WORKERS: Mapping[str, tuple[str, tuple[float, float], Mapping[str, list[float]]]] = {
-    "trial": ("ray::ImplicitFunc", (1.0, 6.0), MANY),
+# The title of the processes, the seconds between strikes, the study where it must be a certain one.
+WORKERS: Mapping[str, tuple[str, tuple[float, float], Mapping[str, list[float]] | None]] = {
+    "trial": ("ray::ImplicitFunc", (1.0, 6.0), None),
     "training worker": ("ray::RayTrainWorker", (0.5, 4.0), TRAININGS),
-    "evaluation worker": ("ray::_run", (0.2, 2.0), MANY),
+    "evaluation worker": ("ray::_run", (0.2, 2.0), None),
 }
+ENOUGH = 10  # strikes from which on a study needs many trials, to be met in
 DRIVER_PAUSE_S = (4.0, 30.0)
 # What the proxy is told, and for how long.
 PROXY: Mapping[str, tuple[Mapping[str, Any], tuple[float, float]]] = {
@@ -63,6 +64,10 @@ class Each:
             fault.mend()
 
 
+def trials(times: int) -> Mapping[str, list[float]]:
+    return MANY if times >= ENOUGH else FEW
+
+
 def killed(name: str) -> KilledWorker:
     title, pause_s, _ = WORKERS[name]
     return KilledWorker(name, title, pause_s)
@@ -86,13 +91,13 @@ def test_killed_drivers(suite: Suite, times: int, rows: list[Row]) -> None:
 
 @pytest.mark.parametrize("name", WORKERS)
 def test_killed_workers(suite: Suite, name: str, times: int, rows: list[Row]) -> None:
-    conclude(suite.strike(killed(name), times, WORKERS[name][2]), times, rows)
+    conclude(suite.strike(killed(name), times, WORKERS[name][2] or trials(times)), times, rows)
 
 
 def test_killed_nodes(suite: Suite, times: int, rows: list[Row]) -> None:
     nodes = Nodes(suite)
     try:
-        row = suite.strike(KilledNode(nodes, (5.0, 25.0)), times, MANY, nodes.place)
+        row = suite.strike(KilledNode(nodes, (5.0, 25.0)), times, trials(times), nodes.place)
     finally:
         nodes.end()
     conclude(row, times, rows)
@@ -104,13 +109,13 @@ def test_killed_tracking_servers(suite: Suite, times: int, mlflow: Mlflow, rows:
     def place(home: Path) -> Place:
         return dataclasses.replace(suite.local(home), tracking=mlflow.url)
 
-    conclude(suite.strike(fault, times, MANY, place), times, rows)
+    conclude(suite.strike(fault, times, trials(times), place), times, rows)
 
 
 def test_killed_gateways(suite: Suite, times: int, s3: tuple[S3, Gateway], in_bucket: Places, rows: list[Row]) -> None:
     gateway = s3[1]
     fault = KilledServer("S3 server", gateway, (1.0, 8.0))
-    conclude(suite.strike(fault, times, MANY, in_bucket(gateway.endpoint)), times, rows)
+    conclude(suite.strike(fault, times, trials(times), in_bucket(gateway.endpoint)), times, rows)
 
 
 @pytest.mark.parametrize("name", PROXY)
@@ -119,4 +124,4 @@ def test_a_gateway_that_misbehaves(
 ) -> None:
     plan, for_s = PROXY[name]
     fault = Misbehaving(name, proxy, plan, for_s, (1.0, 5.0))
-    conclude(suite.strike(fault, times, MANY, in_bucket(proxy.endpoint)), times, rows)
+    conclude(suite.strike(fault, times, trials(times), in_bucket(proxy.endpoint)), times, rows)
