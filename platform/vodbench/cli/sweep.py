@@ -19,6 +19,7 @@ from vodbench.studies import Constraint, PublishedPoint, Study, load_study, publ
 if TYPE_CHECKING:
     from vodbench.records import TrialRecord
     from vodbench.sweeps.running import SweepResult
+    from vodbench.sweeps.steps import TrialContext
 
 EPILOG = example(
     "vodbench sweep demo --data data/generated --out runs/demo",
@@ -184,7 +185,7 @@ def _run(asked: Asked, study: Study, out: str) -> tuple[SweepResult, str]:
         data=plan.context.data_fingerprint,
     )
     warn_of_beginnings(missing_beginnings(study, plan.context.folder, plan.context.data_fingerprint))
-    _check_cluster(study, asked.ray)
+    _check_cluster(study, plan.context, asked.ray)
     result = run_sweep(
         plan,
         console,
@@ -196,15 +197,17 @@ def _run(asked: Asked, study: Study, out: str) -> tuple[SweepResult, str]:
     return result, plan.context.folder
 
 
-def _check_cluster(study: Study, ray: str | None) -> None:
-    """Is the cluster there, and can it hold one training? Asked before anything is written."""
+def _check_cluster(study: Study, context: TrialContext, ray: str | None) -> None:
+    """Is the cluster there, can it hold one training, and do its nodes see our files? Asked before anything is kept."""
     from vodbench.cluster import check_workers, start_ray
+    from vodbench.joining import check_shared
     from vodbench.training.driver import scaling_config
 
     workers = study.workers.training
     if ray is not None:
         start_ray(ray)
         scaling_config(workers, None)
+        check_shared([context.source.root, context.folder])
     else:
         check_workers(workers)
 

@@ -203,14 +203,16 @@ def _claimed(store: str, missing: tuple[PlannedStage, ...]) -> Iterator[bool]:
 def _fit(job: TrainingJob, scaling: ScalingConfig, max_failures: int, on_progress: OnProgress | None) -> None:
     """One Ray Train run for all missing stages: starting it costs seconds."""
     from ray.train import FailureConfig, RunConfig, TrainingFailedError
-    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.torch import TorchTrainer
+
+    from vodbench.training.process_group import NodesTorchConfig
 
     # Ray Train wants a place for checkpoints of its own; ours are in the store, so this stays empty.
     scratch = tempfile.mkdtemp(prefix="vodbench-train-")
     trainer = TorchTrainer(
         run_worker,
         train_loop_config={"job": job},
-        torch_config=TorchConfig(backend="nccl" if scaling.use_gpu else "gloo"),
+        torch_config=NodesTorchConfig(backend="nccl" if scaling.use_gpu else "gloo"),
         scaling_config=scaling,
         run_config=RunConfig(
             name=job.planned[-1].fingerprint,
