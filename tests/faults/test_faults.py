@@ -31,7 +31,6 @@ WORKERS: Mapping[str, tuple[str, tuple[float, float], Mapping[str, list[float]] 
     "evaluation worker": ("ray::_run", (0.2, 2.0), None),
 }
 ENOUGH = 10  # strikes from which on a study needs many trials, to be met in
-DRIVER_PAUSE_S = (4.0, 30.0)
 # What the proxy is told, and for how long.
 PROXY: Mapping[str, tuple[Mapping[str, Any], tuple[float, float]]] = {
     "0.5 s latency": ({"latency": 0.5}, (2.0, 6.0)),
@@ -68,6 +67,10 @@ def trials(times: int) -> Mapping[str, list[float]]:
     return MANY if times >= ENOUGH else FEW
 
 
+def killed_driver() -> KilledDriver:
+    return KilledDriver((0.0, 5.0), after_s=20.0)
+
+
 def killed(name: str) -> KilledWorker:
     title, pause_s, _ = WORKERS[name]
     return KilledWorker(name, title, pause_s)
@@ -81,12 +84,12 @@ def conclude(row: Row, times: int, rows: list[Row]) -> None:
 
 def test_a_sweep_that_loses_each_kind_of_process(suite: Suite, rows: list[Row]) -> None:
     faults: list[Fault] = [killed("training worker"), killed("trial"), killed("evaluation worker")]
-    faults.append(KilledDriver(DRIVER_PAUSE_S))
+    faults.append(killed_driver())
     conclude(suite.strike(Each(faults), len(faults), FEW), len(faults), rows)
 
 
 def test_killed_drivers(suite: Suite, times: int, rows: list[Row]) -> None:
-    conclude(suite.strike(KilledDriver(DRIVER_PAUSE_S), times, TRAININGS), times, rows)
+    conclude(suite.strike(killed_driver(), times, TRAININGS), times, rows)
 
 
 @pytest.mark.parametrize("name", WORKERS)

@@ -14,13 +14,12 @@ from contextlib import suppress
 from pathlib import Path
 
 import psutil
-from faults_kinds import title_of
+from faults_kinds import WORK, title_of
 from faults_study import Command, Place, environment
 from faults_suite import Suite
 from vodbench_machines import free_port
 
 START_S = 240.0
-WORK = ("ray::ImplicitFunc", "ray::RayTrainWorker", "ray::TrainController", "ray::_run", "ray::ReadChunk")
 # Ray takes a node for dead after half a minute; nobody waits that long here.
 RAY = {
     "RAY_AUTH_MODE": "disabled",
