@@ -11,6 +11,7 @@ from faults_study import Command
 
 STARTS = 40  # of one command; more, and it does not get on
 POLL_S = 0.05
+AGAIN_S = 0.2  # until the next try, where there was nothing to hit
 
 
 class Fault(Protocol):
@@ -53,9 +54,9 @@ def disturb(
                     raise StuckError(f"not done in {limit_s:.0f} s; {_tail(command)}")
                 if struck < times and time.monotonic() >= due:
                     look()
-                    if fault.strike(command, rng):
-                        struck += 1
-                        due = time.monotonic() + rng.uniform(*fault.pause_s)
+                    hit = fault.strike(command, rng)
+                    struck += hit
+                    due = time.monotonic() + (rng.uniform(*fault.pause_s) if hit else AGAIN_S)
                 time.sleep(POLL_S)
             fault.mend()
             look()

@@ -55,12 +55,15 @@ class Finished:
         for path, stamp in self._seen.items():
             if now.get(path) != stamp:
                 self.rewritten.append(f"{path} was {'rewritten' if path in now else 'removed'}")
-        fs, _ = filesystem(self._place.folder)
         self._seen |= {
             path: stamp
             for path, stamp in now.items()
-            if path in self._seen or path.endswith("model.pt") or b'"status": "complete"' in fs.cat_file(path)
+            if path in self._seen or path.endswith("model.pt") or self._is_complete(path)
         }
+
+    def _is_complete(self, record: str) -> bool:
+        fs, _ = filesystem(self._place.folder)
+        return b'"status": "complete"' in fs.cat([record], on_error="omit").get(record, b"")
 
     def _files(self) -> dict[str, tuple[Any, ...]]:
         fs, root = filesystem(self._place.folder)
