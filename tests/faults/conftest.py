@@ -36,17 +36,23 @@ def times() -> int:
 
 
 @pytest.fixture(scope="session")
-def suite() -> Iterator[Suite]:
+def lasting_suite() -> Iterator[Suite]:
     """In a folder of a short name, because sockets have short names."""
     folder = Path(tempfile.mkdtemp(prefix="faults-"))
     made = Suite(folder, SEED)
-    with pytest.MonkeyPatch.context() as patch:  # this process judges, and needs to know the method, too
-        patch.setattr(sys, "path", [str(made.site), str(PLUGIN), *sys.path])
-        registry.table.cache_clear()
-        yield made
-    registry.table.cache_clear()
+    yield made
     if not made.failed:  # what went wrong is kept to be looked at
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def suite(lasting_suite: Suite) -> Iterator[Suite]:
+    """This process judges, and needs to know the method, too; tests of other modules must not see it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "path", [str(lasting_suite.site), str(PLUGIN), *sys.path])
+        registry.table.cache_clear()
+        yield lasting_suite
+    registry.table.cache_clear()
 
 
 @pytest.fixture
@@ -71,7 +77,7 @@ def tools() -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def mlflow(suite: Suite) -> Iterator[Mlflow]:
     server = Mlflow(suite.folder / "mlflow", free_port())
     server.start()
@@ -79,7 +85,7 @@ def mlflow(suite: Suite) -> Iterator[Mlflow]:
     server.kill()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def s3(suite: Suite, tools: Path) -> Iterator[tuple[S3, Gateway]]:
     """A gateway whose bucket holds the study's data; this process finds it, whatever stands before it for others."""
     need_package("s3fs", "s3fs")
@@ -107,7 +113,7 @@ def proxy(s3: tuple[S3, Gateway], tools: Path) -> Iterator[Proxy]:
     made.end()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def in_bucket(s3: tuple[S3, Gateway]) -> Callable[[str], Callable[[Path], Place]]:
     """Endpoint -> a place whose data, weights, features, detections and records are in the bucket."""
 
