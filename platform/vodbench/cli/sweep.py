@@ -77,6 +77,9 @@ def command(
         )
     )
     if json:
+        from vodbench.cluster import stop_ray
+
+        stop_ray()  # which may have warnings left, and prints them to standard output
         print_json(_figures(swept))
 
 
