@@ -4,13 +4,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test plan-check check setup clean
+.PHONY: demo test faults plan-check check setup clean
 
 demo: $(READY)  ## the main job: generated video -> trained methods -> sweep -> front and report
 	$(BIN)/vodbench demo --out runs/demo
 
 test: $(READY)  ## all tests, the slow end-to-end ones included
 	$(BIN)/python -m pytest
+
+TIMES ?= 20
+faults: $(READY)  ## each fault of the suite TIMES times, and the table of what came of it; hours: see docs/faults.md
+	VODBENCH_FAULTS=$(TIMES) $(BIN)/python -m pytest tests/faults/test_faults.py
 
 # A quarter of demo's trainings and a third of its settings.
 SMALLER := --set settings.iterations=300 --set settings.basic_iterations=80 --set settings.advanced_iterations=60 \

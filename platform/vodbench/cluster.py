@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import sys
 import threading
 import warnings
 from collections.abc import Callable, Mapping
@@ -78,9 +79,8 @@ def start_ray(address: str | None = None, num_cpus: int | None = None, *, dashbo
 
 def stop_ray() -> None:
     """End this process's embedded Ray, or leave the cluster. Never ends a Ray that somebody else started."""
-    import ray
-
-    if ray.is_initialized():
+    ray = sys.modules.get("ray")  # not imported for this
+    if ray is not None and ray.is_initialized():
         ray.shutdown()
 
 

@@ -77,6 +77,9 @@ def command(
         )
     )
     if json:
+        from vodbench.cluster import stop_ray
+
+        stop_ray()  # which may have warnings left, and prints them to standard output
         print_json(_figures(swept))
 
 
@@ -257,10 +260,13 @@ def _cells(record: TrialRecord, on_front: bool, broken: Sequence[Constraint]) ->
 
 
 def _closing_lines(result: SweepResult, folder: str) -> None:
+    interrupted = sum(record.interrupted for record in result.records)
     failed, stopped = (sum(r.status == status for r in result.records) for status in ("failed", "stopped"))
     if any(record.runtime and record.runtime.contended for record in result.records):
         console.print("* the device was busy while this was measured")
-    if failed:
+    if interrupted:
+        console.print(f"{interrupted} failed for what happened around them; the same command tries them again")
+    if failed := failed - interrupted:
         console.print(f"{failed} failed; run again with --retry-failed to repeat them (traceback: trials/*/error.txt)")
     if stopped:
         console.print(f"{stopped} stopped as hopeless; run again with --retry-stopped to train them to their end")

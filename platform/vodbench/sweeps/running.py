@@ -25,7 +25,7 @@ from vodbench.sweeps.halving import climb
 from vodbench.sweeps.plan import grid_jobs
 from vodbench.sweeps.platform_steps import PlatformSteps
 from vodbench.sweeps.progress import SweepProgress
-from vodbench.sweeps.retrying import forget_failed, spare_stopped
+from vodbench.sweeps.retrying import forget_failed, forget_interrupted, spare_stopped
 from vodbench.sweeps.steps import Steps, TrialContext, TrialJob
 from vodbench.sweeps.times import SWEEP, note_time
 from vodbench.sweeps.trial import reason_of
@@ -111,13 +111,15 @@ def run_sweep(
 ) -> SweepResult:
     """Run what is not on disk yet and record it in MLflow. ``UserError`` when the folder belongs to another study.
 
-    ``retry_failed`` runs trials again that failed, ``retry_stopped`` those to their end that were given up as hopeless.
-    ``quiet``: a line for each trial that ended, and no live view.
+    Trials that failed for what happened around them (killed processes, storage out of reach) are tried again.
+    ``retry_failed`` runs those again that failed by themselves, ``retry_stopped`` those to their end that were given up
+    as hopeless. ``quiet``: a line for each trial that ended, and no live view.
     """
     context = plan.context
     folder, timeline, pressure = StudyFolder(context.folder), Timeline(), PressureWatch()
     with folder.lock():
         folder.claim(context.study, context.data_fingerprint)
+        forget_interrupted(folder)
         if retry_failed:
             forget_failed(folder)
         if retry_stopped:

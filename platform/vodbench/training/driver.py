@@ -18,13 +18,14 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from vodbench.cluster import start_ray
 from vodbench.data_source import DataSource
-from vodbench.errors import UserError
+from vodbench.errors import InterruptedWorkError, UserError
+from vodbench.interruption import from_outside
 from vodbench.knobs import MethodConfig
 from vodbench.registry import method_spec
 from vodbench.storage import filesystem
 from vodbench.training.claims import claim
 from vodbench.training.fingerprints import PlannedStage, plan_stages
-from vodbench.training.keeper import Folder
+from vodbench.training.keeper import Folder, ProgressFile
 from vodbench.training.loop import TrainingError
 from vodbench.training.worker import TrainingJob, run_worker
 
@@ -37,6 +38,10 @@ POLL_S = 0.5
 # What a worker reserves on a CPU machine. Little, because others must fit beside it: trials of a sweep and their tasks.
 # The machine's real load is bounded by ``workers`` x ``threads``.
 WORKER_CPUS = 0.25
+
+
+class TrainingInterruptedError(TrainingError, InterruptedWorkError):
+    """Its workers died again and again, and left no word why."""
 
 
 def train(method: str, config: MethodConfig, source: DataSource, **settings: Any) -> str:
@@ -222,11 +227,13 @@ def _fit(job: TrainingJob, scaling: ScalingConfig, max_failures: int, on_progres
     progress = job.progress_file()
     relay = _Relay(job.planned, on_progress)
     try:
-        _watch(trainer.fit, lambda: relay.look(progress.read()))
+        _watch(trainer.fit, lambda: relay.look(_last_progress(progress)))
     except TrainingFailedError as error:
         if progress.failure() is None:
             reason = str(error).strip().splitlines()[-1]
-            raise TrainingError(f"training workers died more than {max_failures} times; the last: {reason}") from error
+            raise TrainingInterruptedError(
+                f"training workers died more than {max_failures} times; the last: {reason}"
+            ) from error
     finally:
         failure = progress.failure()
         progress.remove()
@@ -234,6 +241,16 @@ def _fit(job: TrainingJob, scaling: ScalingConfig, max_failures: int, on_progres
     if failure is not None:
         raise _as_error(failure)
     relay.finish()
+
+
+def _last_progress(progress: ProgressFile) -> Mapping[str, Any] | None:
+    """None, too, while storage is out of reach: the workers go on, and so must whoever waits for them."""
+    try:
+        return progress.read()
+    except Exception as error:
+        if not from_outside(error):
+            raise
+        return None
 
 
 def _watch(work: Callable[[], Any], look: Callable[[], None]) -> None:
