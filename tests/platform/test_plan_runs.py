@@ -13,10 +13,11 @@ from vodbench.errors import UserError
 from vodbench.plan.against import held_against
 from vodbench.plan.costs import load_rates, save_rates
 from vodbench.plan.data import video_of
-from vodbench.plan.engine import Machines
 from vodbench.plan.from_run import rates_from
+from vodbench.plan.machines import Machines
 from vodbench.plan.priced import priced
-from vodbench.plan.simulate import Scenario, simulate
+from vodbench.plan.scenario import Scenario
+from vodbench.plan.simulate import simulate
 from vodbench.plan.stages import work_of
 from vodbench.studies import Study, load_study
 from vodbench.sweeps.folder import StudyFolder

@@ -9,9 +9,10 @@ from itertools import pairwise
 import pytest
 
 from vodbench.plan.bounds import bounds
-from vodbench.plan.engine import Machines
+from vodbench.plan.machines import Machines
 from vodbench.plan.priced import Training, Trial, Work
-from vodbench.plan.simulate import Outcome, Scenario, simulate
+from vodbench.plan.scenario import Scenario
+from vodbench.plan.simulate import Outcome, simulate
 
 
 def training(name: str, seconds: float, parent: str | None = None, read_bytes: float = 0.0) -> Training:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vodbench.plan.engine import Machines
+from vodbench.plan.machines import Machines
 from vodbench.plan.priced import Trial, Work
-from vodbench.plan.simulate import Scenario
+from vodbench.plan.scenario import Scenario
 
 
 @dataclass(frozen=True, kw_only=True)

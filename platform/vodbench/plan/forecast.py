@@ -14,9 +14,10 @@ from vodbench.launch.sizes import sizes_of
 from vodbench.plan.bounds import Bound, bounds
 from vodbench.plan.costs import Rates
 from vodbench.plan.data import Video
-from vodbench.plan.engine import Ledger, Machines
+from vodbench.plan.machines import Ledger, Machines
 from vodbench.plan.priced import Work, priced
-from vodbench.plan.simulate import Scenario, simulate
+from vodbench.plan.scenario import Scenario
+from vodbench.plan.simulate import simulate
 from vodbench.plan.stages import work_of
 from vodbench.studies import Study
 

@@ -9,12 +9,12 @@ from statistics import fmean, median
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from vodbench.checkpoints import FILE_NAME
 from vodbench.detections import read_detections
 from vodbench.errors import UserError
 from vodbench.plan.costs import FrameRate, Rates, StageRate
+from vodbench.plan.fits import fitted_measurements, fitted_passes
 from vodbench.plan.stages import encoder_stages
 from vodbench.records import TrialRecord
 from vodbench.registry import method_spec
@@ -22,10 +22,7 @@ from vodbench.storage import exists, filesystem, join, read_text
 from vodbench.studies import Study
 from vodbench.sweeps.folder import StudyFolder
 from vodbench.sweeps.times import DETECT, SWEEP, TRAIN, noted_times
-from vodbench.timing.runtime import REPEATS
 from vodbench.training.fingerprints import PlannedStage, plan_stages
-
-Floats64 = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,8 +68,8 @@ def rates_from(url: str) -> Rates:
             "into another --out"
         )
     starts = [_start(values, trained) for values in noted_times(url, TRAIN)]
-    pass_start, part, first_pass = _fitted_passes(passes, frames)
-    measure_start, measure_passes = _fitted_measurements(sweep.records)
+    pass_start, part, first_pass = fitted_passes(passes, frames)
+    measure_start, measure_passes = fitted_measurements(sweep.records)
     start, trial = _driver(sweep, sweeps)
     runtimes = [record.runtime for record in sweep.records if record.runtime]
     return Rates(
@@ -164,46 +161,7 @@ def _detection_bytes(sweep: SweepSeen) -> Iterator[float]:
         yield sweep.size(record.detections or "") / max(1, record.accuracy.num_frames)
 
 
-def _fitted_passes(passes: Sequence[Mapping[str, Any]], frames: Mapping[str, FrameRate]) -> tuple[float, float, float]:
-    """(seconds a pass, process-seconds a frame and trial, seconds more of the first), none below 0.
-
-    What a pass takes beyond the method's own times, by least squares.
-    """
-    rows, rest = [], []
-    known = [noted for noted in passes if all(name in frames for name in _names(noted))]
-    for noted in known:
-        names, workers = _names(noted), float(noted["workers"])
-        computed = float(noted["frames"])  # one counted once for each trial
-        rates = [frames[name] for name in names]
-        encode = max(rate.encode_ms or 0.0 for rate in rates)
-        own = sum(rate.own_ms or 0.0 for rate in rates)
-        inside = computed / len(names) * (encode + own) / 1e3 / workers
-        rows.append([1.0, computed / workers])
-        rest.append(float(noted["seconds"]) - inside)
-    if not rows:
-        return 0.0, 0.0, 0.0
-    first = int(np.argmax(rest)) if len(rows) > 1 else None  # its workers had torch to import
-    others = [i for i in range(len(rows)) if i != first]
-    start, part = not_negative(np.array([rows[i] for i in others]), np.array([rest[i] for i in others]))
-    more = 0.0 if first is None else max(0.0, rest[first] - start - part * rows[first][1])
-    return start, part, more
-
-
-def _names(noted: Mapping[str, Any]) -> list[str]:
-    names = noted["trials"]
-    assert isinstance(names, list)
-    return names
-
-
-# ---- measurements and the driver ----------------------------------------------------------------------------
-
-
-def _fitted_measurements(records: Sequence[TrialRecord]) -> tuple[float, float]:
-    """(seconds a measurement, passes over the sampled frames): ``Runtime.num_frames`` counts three of those."""
-    sampled = [r.runtime.num_frames * r.runtime.mean_ms / 1e3 / REPEATS for r in records if r.runtime]
-    taken = [record.seconds["runtime"] for record in records]
-    start, passes = not_negative(np.array([[1.0, s] for s in sampled]), np.array(taken))
-    return start, max(passes, 1e-3)
+# ---- the driver ---------------------------------------------------------------------------------------------
 
 
 def _driver(sweep: SweepSeen, sweeps: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
@@ -223,11 +181,3 @@ def _driver(sweep: SweepSeen, sweeps: Sequence[Mapping[str, Any]]) -> tuple[floa
     wall = sum(noted["seconds"] for noted in sweeps)
     once = wall - ahead - sum(seconds.values()) - trial * len(seconds)
     return max(0.0, once) / len(sweeps), trial
-
-
-def not_negative(rows: Floats64, wanted: Floats64) -> tuple[float, float]:
-    """The two coefficients, none below 0, that explain ``wanted`` best (least squares)."""
-    from scipy.optimize import nnls
-
-    start, slope = nnls(rows, np.maximum(wanted, 0.0))[0]
-    return float(start), float(slope)

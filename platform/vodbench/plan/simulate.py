@@ -9,38 +9,16 @@ where the trial's process is, and work there stands still; a trial ends with the
 from __future__ import annotations
 
 import math
-import random
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import simpy
 
-from vodbench.plan.engine import Engine, Ledger, Machines, Piece, Process
+from vodbench.plan.engine import Engine, Piece, Process
+from vodbench.plan.machines import Ledger, Machines
 from vodbench.plan.priced import Trial, Work
-
-
-@dataclass(frozen=True, kw_only=True)
-class Scenario:
-    """How a sweep is run, and what goes wrong.
-
-    ``measuring_nodes``: on which trials' processes sit. ``straggle``: deviation of the logarithm of each worker's time
-    in a piece of work, whose mean stays. ``mtbf_s``: of one node (exponential), None: none fails; it is back after
-    ``repair_s``, and what its work did since the last checkpoint (every ``checkpoint_s``) is done again.
-    """
-
-    at_once: int = 1
-    measuring_nodes: int = 1
-    straggle: float = 0.0
-    mtbf_s: float | None = None
-    repair_s: float = 600.0
-    checkpoint_s: float = 15.0
-    seed: int = 0
-
-    @property
-    def certain(self) -> bool:
-        """Whether every run of it is the same."""
-        return not self.straggle and self.mtbf_s is None
+from vodbench.plan.scenario import Scenario
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,7 +129,7 @@ class _Sweep:
         trainings = [(name, self._work.trainings[name]) for name in names]
         tasks = [
             _Task(
-                seconds=training.seconds * self._slowest(name, self._work.train_slots),
+                seconds=training.seconds * self._scenario.slowest(name, self._work.train_slots),
                 read_bytes=training.read_bytes,
                 together=True,
                 done=self._trained[name],
@@ -172,7 +150,9 @@ class _Sweep:
         encoding = sum(share * shared[name].encode_s for name, share in fresh.items()) + sum(t.encode_s for t in alone)
         images = 1.0 if alone else max(fresh.values())  # share of the frames that are read
         seconds = (encoding + sum(trial.own_s for trial in trials)) / slots
-        task = _Task(seconds=seconds * self._average(trials[0].name, slots), read_bytes=images * work.read_bytes)
+        task = _Task(
+            seconds=seconds * self._scenario.average(trials[0].name, slots), read_bytes=images * work.read_bytes
+        )
         start_s = work.pass_start_s + (0.0 if self._passes else work.first_pass_s)
         self._passes += 1
         self._read_bytes += task.read_bytes
@@ -248,7 +228,7 @@ class _Sweep:
             del self._at_work[process]
 
     def _failing(self, node: int, mtbf_s: float) -> Process:
-        chance = random.Random(f"{self._scenario.seed}/node/{node}")
+        chance = self._scenario.chance(f"node/{node}")
         while True:
             yield self._env.timeout(chance.expovariate(1 / mtbf_s))
             self._failures += 1
@@ -257,21 +237,6 @@ class _Sweep:
                 process.interrupt()
             yield self._env.timeout(self._scenario.repair_s)
             self._engine.set_down(node, down=False)
-
-    # ---- stragglers -------------------------------------------------------------------------------------
-
-    def _factors(self, name: str, workers: int) -> list[float]:
-        """Of each worker's time, the same whatever runs beside it."""
-        chance, sigma = random.Random(f"{self._scenario.seed}/{name}"), self._scenario.straggle
-        return [math.exp(sigma * chance.gauss() - sigma * sigma / 2) for _ in range(workers)]
-
-    def _slowest(self, name: str, workers: int) -> float:
-        """A training's workers wait for each other."""
-        return max(self._factors(name, workers))
-
-    def _average(self, name: str, workers: int) -> float:
-        """Those of a pass take the next snippets when they are ready: what counts is how fast they are together."""
-        return workers / sum(1 / factor for factor in self._factors(name, workers))
 
 
 @dataclass(frozen=True, kw_only=True)
