@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vodbench_methods.detection.boxes import clip, decode, suppress_per_class
+from vodbench_methods.detection.boxes import clip, decode
 from vodbench_methods.detection.config import DetectorConfig
+from vodbench_methods.detection.grouped_nms import suppress_in_groups
 from vodbench_methods.detection.records import RoiSamples, Selected
 
 
@@ -105,8 +106,24 @@ def select_detections(
     logits: Tensor, deltas: Tensor, boxes: Tensor, size: tuple[int, int], config: DetectorConfig
 ) -> Selected:
     """Detections of one image: the candidates after NMS per class, the best ``max_detections``."""
-    found = select_candidates(logits, deltas, boxes, size, config)
+    return select_of_many([select_candidates(logits, deltas, boxes, size, config)], config)[0]
+
+
+@torch.no_grad()
+def select_of_many(found: Sequence[Selected], config: DetectorConfig) -> list[Selected]:
+    """Detections from several lots of candidates (``select_candidates``), each by itself: one NMS serves all."""
+    counts = [len(s.scores) for s in found]
+    boxes, scores = torch.cat([s.boxes for s in found]), torch.cat([s.scores for s in found])
+    lot = torch.arange(len(found), device=boxes.device)
+    lot = lot.repeat_interleave(torch.tensor(counts, device=boxes.device))
+    labels, proposal = torch.cat([s.labels for s in found]), torch.cat([s.proposal for s in found])
+    groups = lot * (int(labels.max()) + 1) + labels if len(labels) else labels
     extent = 1.0 if config.inclusive_boxes else 0.0
-    best = suppress_per_class(found.boxes, found.scores, found.labels, config.nms_threshold, extent)
-    best = best[: config.max_detections]
-    return Selected(found.boxes[best], found.scores[best], found.labels[best], found.proposal[best])
+    (kept,) = torch.where(suppress_in_groups(boxes, scores, groups, config.nms_threshold, extent))
+    kept = kept[scores[kept].argsort(descending=True, stable=True)]
+    kept = kept[lot[kept].argsort(stable=True)]  # by lot, then by descending score
+    best = [
+        own[: config.max_detections]
+        for own in torch.split(kept, torch.bincount(lot[kept], minlength=len(found)).tolist())
+    ]
+    return [Selected(boxes[b], scores[b], labels[b], proposal[b]) for b in best]
