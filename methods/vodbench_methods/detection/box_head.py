@@ -106,24 +106,25 @@ def select_detections(
     logits: Tensor, deltas: Tensor, boxes: Tensor, size: tuple[int, int], config: DetectorConfig
 ) -> Selected:
     """Detections of one image: the candidates after NMS per class, the best ``max_detections``."""
-    return select_of_many([select_candidates(logits, deltas, boxes, size, config)], config)[0]
+    return select_detections_of_many(logits[None], deltas[None], boxes, size, config)[0]
 
 
 @torch.no_grad()
-def select_of_many(found: Sequence[Selected], config: DetectorConfig) -> list[Selected]:
-    """Detections from several lots of candidates (``select_candidates``), each by itself: one NMS serves all."""
-    counts = [len(s.scores) for s in found]
-    boxes, scores = torch.cat([s.boxes for s in found]), torch.cat([s.scores for s in found])
-    lot = torch.arange(len(found), device=boxes.device)
-    lot = lot.repeat_interleave(torch.tensor(counts, device=boxes.device))
-    labels, proposal = torch.cat([s.labels for s in found]), torch.cat([s.proposal for s in found])
-    groups = lot * (int(labels.max()) + 1) + labels if len(labels) else labels
+def select_detections_of_many(
+    logits: Tensor, deltas: Tensor, boxes: Tensor, size: tuple[int, int], config: DetectorConfig
+) -> list[Selected]:
+    """``select_detections`` for S predictions of the same proposals, each by itself: logits (S, n, C + 1), deltas
+    (S, n, 4 * (C + 1))."""
+    many, count = logits.shape[:2]
+    found = select_candidates(logits.flatten(0, 1), deltas.flatten(0, 1), boxes.repeat(many, 1), size, config)
+    one = found.proposal // max(count, 1)  # which prediction each candidate is of
     extent = 1.0 if config.inclusive_boxes else 0.0
-    (kept,) = torch.where(suppress_in_groups(boxes, scores, groups, config.nms_threshold, extent))
-    kept = kept[scores[kept].argsort(descending=True, stable=True)]
-    kept = kept[lot[kept].argsort(stable=True)]  # by lot, then by descending score
-    best = [
-        own[: config.max_detections]
-        for own in torch.split(kept, torch.bincount(lot[kept], minlength=len(found)).tolist())
+    groups = one * logits.shape[2] + found.labels
+    (kept,) = torch.where(suppress_in_groups(found.boxes, found.scores, groups, config.nms_threshold, extent))
+    kept = kept[found.scores[kept].argsort(descending=True, stable=True)]
+    kept = kept[one[kept].argsort(stable=True)]  # by prediction, then by descending score
+    lots = torch.split(kept, torch.bincount(one[kept], minlength=many).tolist())
+    return [
+        Selected(found.boxes[best], found.scores[best], found.labels[best], found.proposal[best] - number * count)
+        for number, best in enumerate(lot[: config.max_detections] for lot in lots)
     ]
-    return [Selected(boxes[b], scores[b], labels[b], proposal[b]) for b in best]

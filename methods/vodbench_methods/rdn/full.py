@@ -6,7 +6,7 @@ proposals that leave the basic stage attend to them (Eq. 6-7; the ReLU(fc) is in
     S_a' = ReLU(fc(S_a + attention(S_a, S)));    R' = R + attention(R, S_a')
 
 ``top_r`` chooses whether r% of every frame are refined, as the published code does (the choice is then fixed when a
-frame enters, and most of the work can be kept: see ``memory``), or r% of the whole pool, as the paper says.
+frame enters, and most of the work can be kept: see ``refinement``), or r% of the whole pool, as the paper says.
 """
 
 from __future__ import annotations
@@ -20,11 +20,10 @@ from torch import Tensor, nn
 
 from vodbench_methods.detection.box_head import fully_connected
 from vodbench_methods.rdn.basic import RDNBasic
+from vodbench_methods.rdn.choice import count_best
 from vodbench_methods.rdn.config import RDNBasicConfig, RDNConfig
-from vodbench_methods.rdn.memory import Memory, PlainMemory, RefiningMemory
-from vodbench_methods.rdn.partial_sums import PartialSums
 from vodbench_methods.rdn.records import Pool, Support, spread
-from vodbench_methods.rdn.ring import SupportRing
+from vodbench_methods.rdn.refinement import RefinedAnew, RefinedInParts, Refinement
 from vodbench_methods.relation import KeyValues, ObjectRelation
 
 _MAX_PARTIAL_SUMS_BYTES = 2**30  # above that, refining anew each step is the lesser evil
@@ -45,39 +44,45 @@ class RDN(RDNBasic):
     def unrefined_readers(self) -> list[ObjectRelation]:
         return [*super().unrefined_readers, self.refine]
 
+    @property
+    def distiller(self) -> ObjectRelation | None:
+        return self.distil
+
     def gather(self, supports: Sequence[Support], copies: Sequence[int] | None, config: RDNBasicConfig) -> Pool:
         config = cast(RDNConfig, config)
         pool = self.gather_unrefined(supports, copies)
         features, boxes, refined_copies = best(supports, copies, config)
         attention = self.refine.attend(features, boxes, pool.kvs[-1], pool.copies)
-        return replace(pool, refined=self._refined(features, attention, boxes), refined_copies=refined_copies)
+        return replace(pool, refined=self.refined_key_values(features, attention, boxes), refined_copies=refined_copies)
 
-    def _refined(self, features: Tensor, attention: Tensor, boxes: Tensor) -> KeyValues:
+    def refined_key_values(self, features: Tensor, attention: Tensor, boxes: Tensor) -> KeyValues:
         """Keys and values of S_a' from S_a and what it attended to."""
-        return self.distil.project_keys(self._activated(self.refine_fc(self._added(features, attention))), boxes)
+        return self.distil.project_keys(self._activated(self.refine_fc(self.added(features, attention))), boxes)
 
     def relate(self, features: Tensor, boxes: Tensor, pool: Pool) -> Tensor:
         features = super().relate(features, boxes, pool)
         assert pool.refined is not None, "the pool was gathered without the advanced stage"
-        return self._added(features, self.distil.attend(features, boxes, pool.refined, pool.refined_copies))
+        return self.added(features, self.distil.attend(features, boxes, pool.refined, pool.refined_copies))
 
-    def memory(self, config: RDNBasicConfig) -> Memory:
-        config = cast(RDNConfig, config)
-        frames, most = 2 * config.T + 1, count_best(config.K, config.r)
-        needed = PartialSums.bytes_needed(frames, most, config.fc_channels)
-        if config.top_r == "pool" or needed > _MAX_PARTIAL_SUMS_BYTES:
-            return PlainMemory(lambda supports, copies: self.gather(supports, copies, config))
-        ring, modules = SupportRing(frames, config.K), len(self.unrefined_readers)
-        sums = PartialSums(self.refine, ring, modules - 1, most)
-        return RefiningMemory(ring, sums, modules, lambda n: count_best(n, config.r), self._refined)
+    def refinements(self, configs: Sequence[RDNBasicConfig]) -> list[tuple[Refinement, Sequence[Sequence[int]]]]:
+        by_share: dict[float, list[int]] = {}
+        for number, config in enumerate(configs):
+            by_share.setdefault(cast(RDNConfig, config).r, []).append(number)
+        own = {share: cast(RDNConfig, configs[numbers[0]]) for share, numbers in by_share.items()}
+        kept = [share for share, config in own.items() if self._keeps_parts(config)]
+        found: list[tuple[Refinement, Sequence[Sequence[int]]]] = []
+        if kept:
+            in_parts = RefinedInParts(self, 2 * configs[0].T + 1, configs[0].K, kept)
+            found.append((in_parts, [by_share[share] for share in kept]))
+        anew = [share for share in own if share not in kept]
+        return found + [(RefinedAnew(self, own[share]), [by_share[share]]) for share in anew]
+
+    def _keeps_parts(self, config: RDNConfig) -> bool:
+        needed = RefinedInParts.bytes_needed(2 * config.T + 1, config.K, config.r, config.fc_channels)
+        return config.top_r == "frame" and needed <= _MAX_PARTIAL_SUMS_BYTES
 
     def _square_layers(self) -> dict[str, nn.Linear]:
         return {**super()._square_layers(), "refine_fc": self.refine_fc}
-
-
-def count_best(count: int, r: float) -> int:
-    """How many of ``count`` proposals r% are: rounded down, but one at least where there is any."""
-    return min(count, max(1, int(count * r / 100.0 + 1e-6)))
 
 
 def best(

@@ -16,6 +16,7 @@ float32 whatever the network runs in: in bfloat16 the angles (up to 1,000 rad) a
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Literal, TypeAlias
 
 import torch
@@ -30,6 +31,7 @@ G + 1e-6 (mega.pytorch). Weights trained with one are wrong with the other."""
 EMBEDDING_DIM = 8 * NUM_FREQUENCIES
 _DISTANCE_FLOOR = 1e-3
 _WEIGHT_FLOOR = 1e-6
+_FEWEST_ROWS = 8
 
 
 def centres_and_sizes(boxes: Tensor) -> tuple[Tensor, Tensor]:
@@ -142,7 +144,17 @@ def _size_mixture(weight: Tensor) -> Tensor:
 def rows_per_chunk(num_keys: int, num_heads: int, device: torch.device) -> int:
     """How many queries to relate at a time: few enough for their pairs to stay in the last cache level (CPU) or in a
     modest share of memory (GPU), many enough for matrix products to run near their best."""
-    return _rows(num_keys * num_heads, 2**22 if device.type == "cpu" else 2**27)
+    return max(_FEWEST_ROWS, _rows(num_keys * num_heads, 2**22 if device.type == "cpu" else 2**27))
+
+
+def evenly(count: int, size: int) -> list[slice]:
+    """Rows 0 .. count - 1 in as few parts of about the same number, ``size`` at most, as there can be; one for none.
+
+    No part is as small as a remainder may be: products of very few rows add in another order (``products``).
+    """
+    parts = max(1, -(-count // size))
+    bounds = [count * part // parts for part in range(parts + 1)]
+    return [slice(start, stop) for start, stop in pairwise(bounds)]
 
 
 def _rows_of_waves(num_keys: int, device: torch.device) -> int:

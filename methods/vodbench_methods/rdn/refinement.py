@@ -1,0 +1,120 @@
+"""The refined proposals of a window, step by step, for one T and K and any number of r.
+
+Valid to keep from the step a frame enters until it leaves, exactly, where the refined proposals are the best r% of
+*each frame*: their attention to the frames of the window (``partial_sums``). Then those of a smaller r are the first of
+those of a larger one, and all r are refined together. With the best r% of the *whole pool* the choice itself changes
+from step to step; that is computed anew.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Protocol
+
+from torch import Tensor
+
+from vodbench_methods.detection.products import MIN_ROWS
+from vodbench_methods.rdn.choice import count_best
+from vodbench_methods.rdn.config import RDNConfig
+from vodbench_methods.rdn.log import rows_of_runs
+from vodbench_methods.rdn.partial_sums import PartialSums
+from vodbench_methods.rdn.records import Support, spread
+from vodbench_methods.rdn.ring import SupportRing
+from vodbench_methods.relation import KeyValues
+
+if TYPE_CHECKING:
+    from vodbench_methods.rdn.full import RDN
+
+
+@dataclass(frozen=True, slots=True)
+class Refined:
+    """Keys and values of the refined proposals of a window.
+
+    ``runs``: in their order, (number of a frame in the window, how many of its best); None: any of them.
+    """
+
+    kv: KeyValues
+    copies: Tensor | None
+    runs: tuple[tuple[int, int], ...] | None = None
+
+
+class Refinement(Protocol):
+    """Supports of consecutive frames, oldest first."""
+
+    def push(self, support: Support) -> None: ...
+
+    def pop(self) -> None:
+        """Forget the oldest frame."""
+        ...
+
+    def refined(self, copies: Sequence[int]) -> list[Refined]:
+        """For each r; frame i (from the oldest) counts ``copies[i]`` times.
+
+        Within a video every frame counts once; its first and its last may stand in for those beyond its ends.
+        """
+        ...
+
+
+class RefinedAnew:
+    """Keeps the supports and refines them anew each step, for one configuration."""
+
+    def __init__(self, method: RDN, config: RDNConfig) -> None:
+        self._method, self._config = method, config
+        self._supports: deque[Support] = deque()
+
+    def push(self, support: Support) -> None:
+        self._supports.append(support)
+
+    def pop(self) -> None:
+        self._supports.popleft()
+
+    def refined(self, copies: Sequence[int]) -> list[Refined]:
+        pool = self._method.gather(self._supports, copies, self._config)
+        assert pool.refined is not None
+        return [Refined(pool.refined, pool.refined_copies)]
+
+
+class RefinedInParts:
+    """Keeps the partial sums of the best of every frame, as many as the largest of ``shares`` (r, percent) asks for."""
+
+    def __init__(self, method: RDN, frames: int, per_frame: int, shares: Sequence[float]) -> None:
+        self._method, self._shares, self._most = method, shares, max(shares)
+        self._ring = SupportRing(frames, per_frame)
+        self._sums = PartialSums(method.refine, self._ring, 0, _kept(per_frame, self._most))
+
+    @staticmethod
+    def bytes_needed(frames: int, per_frame: int, share: float, dim: int) -> int:
+        return PartialSums.bytes_needed(frames, _kept(per_frame, share), dim)
+
+    def push(self, support: Support) -> None:
+        self._ring.push(replace(support, kvs=support.kvs[-1:]))  # of the module that refines
+        self._sums.entered(support, _kept(len(support), self._most))
+
+    def pop(self) -> None:
+        self._sums.leaves()
+        self._ring.pop()
+
+    def refined(self, copies: Sequence[int]) -> list[Refined]:
+        counts = [_kept(n, self._most) for n in self._ring.counts]
+        features, attention, boxes, order = self._sums.joined(copies, counts)
+        kept = self._method.refined_key_values(features, attention, boxes)
+        return [self._best_of(kept, [counts[i] for i in order], order, copies, share) for share in self._shares]
+
+    def _best_of(
+        self, kept: KeyValues, counts: Sequence[int], order: Sequence[int], copies: Sequence[int], share: float
+    ) -> Refined:
+        """Those of one r among the kept, of which frame ``order[i]`` has ``counts[i]``."""
+        wanted = [count_best(self._ring.counts[i], share) for i in order]
+        if wanted != list(counts):
+            starts = [sum(counts[:i]) for i in range(len(counts))]
+            rows = rows_of_runs(starts, wanted, kept.boxes.device)
+            kept = KeyValues(kept.boxes[rows], kept.keys[:, rows], kept.values[:, rows])
+        counted = spread([copies[i] for i in order], wanted, kept.boxes.device)
+        return Refined(kept, counted, tuple(zip(order, wanted, strict=True)))
+
+
+def _kept(count: int, share: float) -> int:
+    """Of ``count`` proposals: r% of them, and never so few that their products would not be those of a larger r."""
+    return min(count, max(count_best(count, share), MIN_ROWS))
