@@ -40,7 +40,7 @@ from vodbench.spec import (
     Stage,
     Truth,
 )
-from vodbench.streaming import detect_snippet
+from vodbench.streaming import SnippetResult, detect_snippet
 from vodbench.training.optimizers import make_optimizer
 
 CLASSES = tuple(ClassInfo(f"n{i}", f"class {i}") for i in range(1, 4))
@@ -361,6 +361,51 @@ def test_streams_that_share_encoded_frames_see_what_they_see_alone(
         final.extend(stream.close())
         for got, alone in zip(final, stream_all(method, images, own), strict=True):
             assert_equal(got, alone, box=0, score=0)
+
+
+SWEPT: dict[str, tuple[Any, ...]] = {"T": (1, 3, 20), "K": (1, 2, 7, 12), "r": (5.0, 100.0), "test_frames": (1, 20)}
+
+
+def sweep_of(config: MethodConfig) -> list[MethodConfig]:
+    """Settings as sweeps draw them: every inference knob changed, those of attention several times and together."""
+    knobs = config.inference_settings()
+    values = {name: (CHANGED[name], *SWEPT.get(name, ())) for name in knobs}
+    own = [config, *(config.replace(**{name: value}) for name in knobs for value in values[name])]
+    mixed = [
+        config.replace(**{name: values[name][n % len(values[name])] for name in SWEPT if name in knobs})
+        for n in range(12)
+    ]
+    linked = [c.replace(linking="tube") for c in mixed[:2] if "linking" in knobs]
+    return [c for c in (*own, *mixed, *linked, config) if not c.guided]
+
+
+@pytest.mark.parametrize(("num_frames", "empty"), [(1, ()), (5, ()), (9, (0, 4, 5)), (3, (0, 1, 2))])
+def test_settings_together_find_what_each_finds_by_itself(
+    method: Method, config: MethodConfig, monkeypatch: pytest.MonkeyPatch, num_frames: int, empty: tuple[int, ...]
+) -> None:
+    """To the last bit: one frame, fewer frames than the window, frames without proposals, and settings that differ in
+    one thing or in many."""
+    images = video(num_frames)
+    configs = sweep_of(config)
+    propose = method.rpn.propose  # type: ignore[attr-defined]
+
+    def detect(chosen: list[MethodConfig]) -> list[SnippetResult]:
+        calls = Counter[str]()
+
+        def some(*args: Any, **kwargs: Any) -> Any:
+            calls["frame"] += 1
+            found = propose(*args, **kwargs)
+            return [p.top(0) for p in found] if (calls["frame"] - 1) % num_frames in empty else found
+
+        monkeypatch.setattr(method.rpn, "propose", some)  # type: ignore[attr-defined]
+        return detect_snippet(method, chosen, images)
+
+    together = detect(configs)
+    for own, result in zip(configs, together, strict=True):
+        (alone,) = detect([own])
+        assert len(result.stage_ms) == num_frames
+        for got, expected in zip(result.detections, alone.detections, strict=True):
+            assert_equal(got, expected, box=0, score=0)
 
 
 def test_kept_features_change_no_detection(

@@ -140,8 +140,7 @@ def test_stream_equals_a_window_from_scratch(tiny: Any, ends: str, top_r: str, n
 def test_streams_use_the_partial_sums_where_they_hold(tiny: Any) -> None:
     """The oracle above must have tested the cache, and the cache must not be used where it would be wrong."""
     method: RDN = tiny.method()
-    ((kept, _),) = method.refinements([method.config])
-    ((anew, _),) = method.refinements([tiny.config(top_r="pool")])
+    ((kept, _),), ((anew, _),) = method.refinements([[method.config], [tiny.config(top_r="pool")]])
     assert isinstance(kept, RefinedInParts)
     assert isinstance(anew, RefinedAnew)
 

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from vodbench_methods.detection.products import MIN_COLUMNS
+from vodbench_methods.rdn.attended import Attended
 from vodbench_methods.rdn.config import TINY, RDNConfig
 from vodbench_methods.rdn.full import RDN
 from vodbench_methods.rdn.log import SupportLog
-from vodbench_methods.rdn.partial_sums import Attended, PartialSums
+from vodbench_methods.rdn.partial_sums import PartialSums
 from vodbench_methods.rdn.records import Support
 from vodbench_methods.rdn.refinement import RefinedInParts
-from vodbench_methods.rdn.ring import SupportRing
 from vodbench_methods.relation import KeyValues
 
 HEADS, WIDTH = 4, 8
@@ -114,7 +114,7 @@ def test_refined_proposals_are_those_of_the_pool_gathered_anew(
 ) -> None:
     supports = lent(method, counts, [30.0 if i == loud else 1.0 for i in range(len(counts))])
     configs = [CONFIG.replace(r=share) for share in shares]
-    ((refinement, served),) = method.refinements(configs)
+    (((refinement, served),),) = method.refinements([configs])
     assert isinstance(refinement, RefinedInParts)
     assert served == [[n] for n in range(len(shares))]
     previous = range(0)
@@ -165,8 +165,7 @@ def test_attention_to_two_sets_of_keys_is_joined() -> None:
 
 
 def test_the_size_foretold_is_the_size_taken(method: RDN) -> None:
-    ring = SupportRing(FRAMES, CONFIG.K)
-    sums = PartialSums(method.refine, ring, 0, refined_per_frame=2)
+    sums = PartialSums(method.refine, FRAMES, refined_per_frame=2)
     unit = 4 * 2 * HEADS * WIDTH
     foretold = PartialSums.bytes_needed(FRAMES, 2, HEADS * WIDTH)
     assert foretold == 10 * unit  # pairs of five frames

@@ -27,7 +27,7 @@ from vodbench_methods.detection.records import Batch, FrameFeatures, Proposals, 
 from vodbench_methods.detection.streaming import Answer, AnswerStream, Found, inference_config
 from vodbench_methods.rdn.config import RDNBasicConfig
 from vodbench_methods.rdn.records import Pool, Support, consecutive, spread
-from vodbench_methods.rdn.refinement import Refinement
+from vodbench_methods.rdn.refinement import Served
 from vodbench_methods.rdn.stream import RDNJointStream, RDNStream, detect_window
 from vodbench_methods.relation import Floor, KeyValues, ObjectRelation, SharedGeometry
 
@@ -134,12 +134,12 @@ class RDNBasic(ClipTrainedDetector):
         """The module that attends to refined proposals, where there is an advanced stage."""
         return None
 
-    def refinements(self, configs: Sequence[RDNBasicConfig]) -> list[tuple[Refinement, Sequence[Sequence[int]]]]:
-        """What refines the pools of configurations that agree in T, K and video ends, and whom each result serves.
+    def refinements(self, windows: Sequence[Sequence[RDNBasicConfig]]) -> list[list[Served]]:
+        """For each window, which is of configurations that agree in T, K and video ends: what refines its pools.
 
-        Numbers of configurations, a list for each result of ``Refinement.refined``. Nothing without advanced stage.
+        Nothing without an advanced stage.
         """
-        return []
+        return [[] for _ in windows]
 
     def between(self, module: int, features: Tensor) -> Tensor:
         """h_n of the features that basic module ``module`` - 1 gave: what the queries of the next are made of."""

@@ -11,7 +11,7 @@ frame enters, and most of the work can be kept: see ``refinement``), or r% of th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import cast
 
@@ -22,8 +22,10 @@ from vodbench_methods.detection.box_head import fully_connected
 from vodbench_methods.rdn.basic import RDNBasic
 from vodbench_methods.rdn.choice import count_best
 from vodbench_methods.rdn.config import RDNBasicConfig, RDNConfig
+from vodbench_methods.rdn.pairs import PairAttention
+from vodbench_methods.rdn.partial_sums import PartialSums
 from vodbench_methods.rdn.records import Pool, Support, spread
-from vodbench_methods.rdn.refinement import RefinedAnew, RefinedInParts, Refinement
+from vodbench_methods.rdn.refinement import RefinedAnew, RefinedInParts, Served, kept_best
 from vodbench_methods.relation import KeyValues, ObjectRelation
 
 _MAX_PARTIAL_SUMS_BYTES = 2**30  # above that, refining anew each step is the lesser evil
@@ -64,22 +66,45 @@ class RDN(RDNBasic):
         assert pool.refined is not None, "the pool was gathered without the advanced stage"
         return self.added(features, self.distil.attend(features, boxes, pool.refined, pool.refined_copies))
 
-    def refinements(self, configs: Sequence[RDNBasicConfig]) -> list[tuple[Refinement, Sequence[Sequence[int]]]]:
-        by_share: dict[float, list[int]] = {}
+    def refinements(self, windows: Sequence[Sequence[RDNBasicConfig]]) -> list[list[Served]]:
+        plans = [self._by_share(configs) for configs in windows]
+        pairs = self._pairs([configs[0] for configs in windows], [kept for kept, _ in plans])
+        found: list[list[Served]] = []
+        for configs, (kept, anew) in zip(windows, plans, strict=True):
+            own = cast(RDNConfig, configs[0])
+            served: list[Served] = [(RefinedAnew(self, own.replace(r=r)), [numbers]) for r, numbers in anew.items()]
+            if kept:
+                served.append((RefinedInParts(self, own, list(kept), pairs[own.K]), list(kept.values())))
+            found.append(served)
+        return found
+
+    def _by_share(self, configs: Sequence[RDNBasicConfig]) -> tuple[dict[float, list[int]], dict[float, list[int]]]:
+        """r -> the numbers of the configurations that have it: those that are refined in parts, then those anew."""
+        kept: dict[float, list[int]] = {}
+        anew: dict[float, list[int]] = {}
         for number, config in enumerate(configs):
-            by_share.setdefault(cast(RDNConfig, config).r, []).append(number)
-        own = {share: cast(RDNConfig, configs[numbers[0]]) for share, numbers in by_share.items()}
-        kept = [share for share, config in own.items() if self._keeps_parts(config)]
-        found: list[tuple[Refinement, Sequence[Sequence[int]]]] = []
-        if kept:
-            in_parts = RefinedInParts(self, 2 * configs[0].T + 1, configs[0].K, kept)
-            found.append((in_parts, [by_share[share] for share in kept]))
-        anew = [share for share in own if share not in kept]
-        return found + [(RefinedAnew(self, own[share]), [by_share[share]]) for share in anew]
+            own = cast(RDNConfig, config)
+            (kept if self._keeps_parts(own) else anew).setdefault(own.r, []).append(number)
+        return kept, anew
 
     def _keeps_parts(self, config: RDNConfig) -> bool:
-        needed = RefinedInParts.bytes_needed(2 * config.T + 1, config.K, config.r, config.fc_channels)
+        needed = PartialSums.bytes_needed(2 * config.T + 1, kept_best(config.K, config.r), config.fc_channels)
         return config.top_r == "frame" and needed <= _MAX_PARTIAL_SUMS_BYTES
+
+    def _pairs(
+        self, configs: Sequence[RDNBasicConfig], shares: Sequence[Mapping[float, Sequence[int]]]
+    ) -> dict[int, PairAttention]:
+        """K -> the pairs of frames for all windows of it, of which each has its T and its r."""
+        users: dict[int, list[tuple[int, float]]] = {}
+        for config, of_window in zip(configs, shares, strict=True):
+            if of_window:
+                users.setdefault(config.K, []).append((config.T, max(of_window)))
+        return {
+            K: PairAttention(
+                self.refine, 2 * max(T for T, _ in own) + 1, K, kept_best(K, max(r for _, r in own)), len(own)
+            )
+            for K, own in users.items()
+        }
 
     def _square_layers(self) -> dict[str, nn.Linear]:
         return {**super()._square_layers(), "refine_fc": self.refine_fc}

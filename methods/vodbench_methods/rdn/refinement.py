@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from itertools import accumulate
 from typing import TYPE_CHECKING, Protocol
 
 from torch import Tensor
@@ -19,9 +20,9 @@ from vodbench_methods.detection.products import MIN_ROWS
 from vodbench_methods.rdn.choice import count_best
 from vodbench_methods.rdn.config import RDNConfig
 from vodbench_methods.rdn.log import rows_of_runs
+from vodbench_methods.rdn.pairs import PairAttention
 from vodbench_methods.rdn.partial_sums import PartialSums
 from vodbench_methods.rdn.records import Support, spread
-from vodbench_methods.rdn.ring import SupportRing
 from vodbench_methods.relation import KeyValues
 
 if TYPE_CHECKING:
@@ -57,6 +58,10 @@ class Refinement(Protocol):
         ...
 
 
+Served = tuple[Refinement, Sequence[Sequence[int]]]
+"""What refines, and whom each result of ``refined`` is for: numbers of configurations of the window."""
+
+
 class RefinedAnew:
     """Keeps the supports and refines them anew each step, for one configuration."""
 
@@ -77,27 +82,26 @@ class RefinedAnew:
 
 
 class RefinedInParts:
-    """Keeps the partial sums of the best of every frame, as many as the largest of ``shares`` (r, percent) asks for."""
+    """Keeps the partial sums of the best of every frame, as many as the largest of ``shares`` (r, percent) asks for.
 
-    def __init__(self, method: RDN, frames: int, per_frame: int, shares: Sequence[float]) -> None:
-        self._method, self._shares, self._most = method, shares, max(shares)
-        self._ring = SupportRing(frames, per_frame)
-        self._sums = PartialSums(method.refine, self._ring, 0, _kept(per_frame, self._most))
+    ``pairs`` is of the same K, and of as many frames and proposals at least.
+    """
 
-    @staticmethod
-    def bytes_needed(frames: int, per_frame: int, share: float, dim: int) -> int:
-        return PartialSums.bytes_needed(frames, _kept(per_frame, share), dim)
+    def __init__(self, method: RDN, config: RDNConfig, shares: Sequence[float], pairs: PairAttention) -> None:
+        self._method, self._shares, self._most, self._pairs = method, shares, max(shares), pairs
+        self._sums = PartialSums(method.refine, 2 * config.T + 1, kept_best(config.K, self._most))
+        self._counts: deque[int] = deque()  # proposals of each frame, oldest first
 
     def push(self, support: Support) -> None:
-        self._ring.push(replace(support, kvs=support.kvs[-1:]))  # of the module that refines
-        self._sums.entered(support, _kept(len(support), self._most))
+        self._counts.append(len(support))
+        self._sums.entered(self._pairs.take(self._sums.stop, support))
 
     def pop(self) -> None:
         self._sums.leaves()
-        self._ring.pop()
+        self._counts.popleft()
 
     def refined(self, copies: Sequence[int]) -> list[Refined]:
-        counts = [_kept(n, self._most) for n in self._ring.counts]
+        counts = [kept_best(n, self._most) for n in self._counts]
         features, attention, boxes, order = self._sums.joined(copies, counts)
         kept = self._method.refined_key_values(features, attention, boxes)
         return [self._best_of(kept, [counts[i] for i in order], order, copies, share) for share in self._shares]
@@ -106,15 +110,15 @@ class RefinedInParts:
         self, kept: KeyValues, counts: Sequence[int], order: Sequence[int], copies: Sequence[int], share: float
     ) -> Refined:
         """Those of one r among the kept, of which frame ``order[i]`` has ``counts[i]``."""
-        wanted = [count_best(self._ring.counts[i], share) for i in order]
+        wanted = [count_best(self._counts[i], share) for i in order]
         if wanted != list(counts):
-            starts = [sum(counts[:i]) for i in range(len(counts))]
+            starts = [stop - count for stop, count in zip(accumulate(counts), counts, strict=True)]
             rows = rows_of_runs(starts, wanted, kept.boxes.device)
             kept = KeyValues(kept.boxes[rows], kept.keys[:, rows], kept.values[:, rows])
         counted = spread([copies[i] for i in order], wanted, kept.boxes.device)
         return Refined(kept, counted, tuple(zip(order, wanted, strict=True)))
 
 
-def _kept(count: int, share: float) -> int:
+def kept_best(count: int, share: float) -> int:
     """Of ``count`` proposals: r% of them, and never so few that their products would not be those of a larger r."""
     return min(count, max(count_best(count, share), MIN_ROWS))

@@ -10,7 +10,7 @@ from torch import Tensor
 from vodbench_methods.rdn.config import RDNBasicConfig
 from vodbench_methods.rdn.log import SupportLog, rows_of_runs
 from vodbench_methods.rdn.records import Support, spread
-from vodbench_methods.rdn.refinement import Refined, Refinement
+from vodbench_methods.rdn.refinement import Refined, Served
 from vodbench_methods.sequence import window
 
 
@@ -33,7 +33,7 @@ class Window:
         log: SupportLog,
         config: RDNBasicConfig,
         numbers: Sequence[int],
-        refinements: Sequence[tuple[Refinement, Sequence[Sequence[int]]]],
+        refinements: Sequence[Served],
     ) -> None:
         self.log, self.T = log, config.T
         self._config, self._numbers, self._refinements = config, numbers, refinements

@@ -67,9 +67,10 @@ class RelationWindows:
         alike: dict[tuple[int, int, str], list[int]] = {}
         for number, config in enumerate(configs):
             alike.setdefault((config.T, config.K, config.video_ends), []).append(number)
+        refinements = self._method.refinements([[configs[n] for n in numbers] for numbers in alike.values()])
         return [
-            Window(logs[K], configs[numbers[0]], numbers, self._method.refinements([configs[n] for n in numbers]))
-            for (_, K, _), numbers in alike.items()
+            Window(logs[K], configs[numbers[0]], numbers, own)
+            for ((_, K, _), numbers), own in zip(alike.items(), refinements, strict=True)
         ]
 
     @property

@@ -31,7 +31,6 @@ G + 1e-6 (mega.pytorch). Weights trained with one are wrong with the other."""
 EMBEDDING_DIM = 8 * NUM_FREQUENCIES
 _DISTANCE_FLOOR = 1e-3
 _WEIGHT_FLOOR = 1e-6
-_FEWEST_ROWS = 8
 
 
 def centres_and_sizes(boxes: Tensor) -> tuple[Tensor, Tensor]:
@@ -144,13 +143,13 @@ def _size_mixture(weight: Tensor) -> Tensor:
 def rows_per_chunk(num_keys: int, num_heads: int, device: torch.device) -> int:
     """How many queries to relate at a time: few enough for their pairs to stay in the last cache level (CPU) or in a
     modest share of memory (GPU), many enough for matrix products to run near their best."""
-    return max(_FEWEST_ROWS, _rows(num_keys * num_heads, 2**22 if device.type == "cpu" else 2**27))
+    return _rows(num_keys * num_heads, 2**22 if device.type == "cpu" else 2**27)
 
 
 def evenly(count: int, size: int) -> list[slice]:
     """Rows 0 .. count - 1 in as few parts of about the same number, ``size`` at most, as there can be; one for none.
 
-    No part is as small as a remainder may be: products of very few rows add in another order (``products``).
+    No part is as small as a remainder may be (see ``detection.products``).
     """
     parts = max(1, -(-count // size))
     bounds = [count * part // parts for part in range(parts + 1)]

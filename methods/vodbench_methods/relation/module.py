@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from vodbench_methods.detection.products import MIN_ROWS
 from vodbench_methods.relation.geometry import EMBEDDING_DIM, Floor, GeometricWeights, evenly, rows_per_chunk
 
 _ABSENT = -1e4  # the logit of padding: finite, so that a run of nothing but padding stays free of NaN
@@ -102,27 +103,27 @@ class ObjectRelation(nn.Module):
         return shares / shares.sum(dim=-1, keepdim=True)
 
     def partial_sums(
-        self, features: Tensor, boxes: Tensor, kv: KeyValues, groups: int, present: Tensor
+        self, queries: Tensor, boxes: Tensor, kv: KeyValues, groups: int, present: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Attend to ``groups`` equal runs of the keys apart from each other, so that they can be joined later.
 
-        ``present`` (K,) is 1 for a key and 0 for padding. Returns outputs (Q, groups, H, D / H) and the logarithm of
-        each softmax sum (Q, groups, H), -inf for an empty run: attention over any of the runs together is the mean of
-        their outputs weighted by the softmax of the logarithms.
+        ``queries`` are (H, Q, D / H), ``boxes`` (Q, 4). ``present`` (K,) is 1 for a key and 0 for padding. Returns
+        outputs (Q, groups, H, D / H) and the logarithm of each softmax sum (Q, groups, H), -inf for an empty run:
+        attention over any of the runs together is the mean of their outputs weighted by the softmax of the logarithms.
         """
         geometry = SharedGeometry([self], kv.boxes)
         size = geometry.rows_per_chunk
         parts = [
-            self._partial_sums(features[rows], geometry(boxes[rows])[0] * present, kv, groups, present)
-            for rows in evenly(len(features), size)
+            self._partial_sums(queries[:, rows], geometry(boxes[rows])[0] * present, kv, groups, present)
+            for rows in evenly(len(boxes), max(size, MIN_ROWS))
         ]
         return torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
 
     def _partial_sums(
-        self, features: Tensor, geometry: Tensor, kv: KeyValues, groups: int, present: Tensor
+        self, queries: Tensor, geometry: Tensor, kv: KeyValues, groups: int, present: Tensor
     ) -> tuple[Tensor, Tensor]:
-        shape = (self.num_heads, len(features), groups, len(kv) // groups)
-        logits = self._logits(features, kv).float().masked_fill(present == 0, _ABSENT).view(shape)
+        shape = (self.num_heads, queries.shape[1], groups, len(kv) // groups)
+        logits = torch.bmm(queries, kv.keys.transpose(1, 2)).float().masked_fill(present == 0, _ABSENT).view(shape)
         largest = logits.detach().amax(dim=-1, keepdim=True)
         shares = _times((logits - largest).exp(), geometry.view(shape))
         total = shares.sum(dim=-1)
