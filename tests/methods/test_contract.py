@@ -40,7 +40,7 @@ from vodbench.spec import (
     Stage,
     Truth,
 )
-from vodbench.streaming import SnippetResult, detect_snippet
+from vodbench.streaming import detect_snippet
 from vodbench.training.optimizers import make_optimizer
 
 CLASSES = tuple(ClassInfo(f"n{i}", f"class {i}") for i in range(1, 4))
@@ -386,26 +386,32 @@ def test_settings_together_find_what_each_finds_by_itself(
     """To the last bit: one frame, fewer frames than the window, frames without proposals, and settings that differ in
     one thing or in many."""
     images = video(num_frames)
+    for number in empty:
+        images[number][:] = 0
+    without_proposals_where_black(method, monkeypatch)
     configs = sweep_of(config)
-    propose = method.rpn.propose  # type: ignore[attr-defined]
-
-    def detect(chosen: list[MethodConfig]) -> list[SnippetResult]:
-        calls = Counter[str]()
-
-        def some(*args: Any, **kwargs: Any) -> Any:
-            calls["frame"] += 1
-            found = propose(*args, **kwargs)
-            return [p.top(0) for p in found] if (calls["frame"] - 1) % num_frames in empty else found
-
-        monkeypatch.setattr(method.rpn, "propose", some)  # type: ignore[attr-defined]
-        return detect_snippet(method, chosen, images)
-
-    together = detect(configs)
+    together = detect_snippet(method, configs, images)
     for own, result in zip(configs, together, strict=True):
-        (alone,) = detect([own])
+        (alone,) = detect_snippet(method, [own], images)
         assert len(result.stage_ms) == num_frames
         for got, expected in zip(result.detections, alone.detections, strict=True):
             assert_equal(got, expected, box=0, score=0)
+
+
+def without_proposals_where_black(method: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    preprocess, propose = method.preprocess, method.rpn.propose
+    seen = {"black": False}
+
+    def looked_at(images: Any, *args: Any, **kwargs: Any) -> Any:
+        seen["black"] = not images[-1].any()
+        return preprocess(images, *args, **kwargs)
+
+    def some(*args: Any, **kwargs: Any) -> Any:
+        found = propose(*args, **kwargs)
+        return [p.top(0) for p in found] if seen["black"] else found
+
+    monkeypatch.setattr(method, "preprocess", looked_at)
+    monkeypatch.setattr(method.rpn, "propose", some)
 
 
 def test_kept_features_change_no_detection(
