@@ -22,6 +22,7 @@ from vodbench_methods.detection.box_head import fully_connected
 from vodbench_methods.rdn.basic import RDNBasic
 from vodbench_methods.rdn.choice import count_best
 from vodbench_methods.rdn.config import RDNBasicConfig, RDNConfig
+from vodbench_methods.rdn.pair_geometry import PairGeometry
 from vodbench_methods.rdn.pairs import PairAttention
 from vodbench_methods.rdn.partial_sums import PartialSums
 from vodbench_methods.rdn.records import Pool, Support, spread
@@ -99,12 +100,13 @@ class RDN(RDNBasic):
         for config, of_window in zip(configs, shares, strict=True):
             if of_window:
                 users.setdefault(config.K, []).append((config.T, max(of_window)))
-        return {
-            K: PairAttention(
-                self.refine, 2 * max(T for T, _ in own) + 1, K, kept_best(K, max(r for _, r in own)), len(own)
-            )
-            for K, own in users.items()
-        }
+        frames = {K: 2 * max(T for T, _ in own) + 1 for K, own in users.items()}
+        refined = {K: kept_best(K, max(r for _, r in own)) for K, own in users.items()}
+        if not users:
+            return {}
+        most, attending = max(users), max(refined.values())
+        geometry = PairGeometry(self.refine, max(frames.values()), most, attending, len(users))
+        return {K: PairAttention(self.refine, geometry, frames[K], K, refined[K], len(own)) for K, own in users.items()}
 
     def _square_layers(self) -> dict[str, nn.Linear]:
         return {**super()._square_layers(), "refine_fc": self.refine_fc}

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from vodbench_methods.detection.products import MIN_COLUMNS
 from vodbench_methods.rdn.attended import Attended
+from vodbench_methods.rdn.pair_geometry import PairGeometry, PairWeights
 from vodbench_methods.rdn.records import Support
 from vodbench_methods.rdn.ring import SupportRing
 from vodbench_methods.relation import ObjectRelation
@@ -36,11 +37,14 @@ class Entered:
 class PairAttention:
     """The pairs of ``frames`` consecutive frames that lend ``per_frame`` proposals each, of which ``refined`` attend.
 
-    Each of ``users`` takes every frame's parts once, in order; they are forgotten then.
+    Each of ``users`` takes every frame's parts once, in order; they are forgotten then. ``geometry`` is of as many
+    frames and proposals at least.
     """
 
-    def __init__(self, relation: ObjectRelation, frames: int, per_frame: int, refined: int, users: int) -> None:
-        self._relation, self._refined, self._users = relation, refined, users
+    def __init__(
+        self, relation: ObjectRelation, geometry: PairGeometry, frames: int, per_frame: int, refined: int, users: int
+    ) -> None:
+        self._relation, self._geometry, self._refined, self._users = relation, geometry, refined, users
         self._frames = max(frames, -(-MIN_COLUMNS // per_frame))
         self._ring = SupportRing(self._frames, per_frame)
         weight, heads = relation.key.weight, relation.num_heads
@@ -49,41 +53,49 @@ class PairAttention:
         self._entered: dict[int, tuple[Entered, int]] = {}
         self._stop = 0
 
-    def take(self, number: int, support: Support) -> Entered:
-        """The parts of frame ``number``, whose keys and values for the module that refines are the last."""
+    def take(self, number: int, support: Support, boxes: Tensor) -> Entered:
+        """The parts of frame ``number``, whose keys and values for the module that refines are the last.
+
+        boxes: (k, 4) of all its proposals that any setting looks at, ``support``'s first.
+        """
         if number == self._stop:
-            self._entered[number] = self._enter(support), self._users
+            self._entered[number] = self._enter(support, self._geometry.take(number, boxes)), self._users
             self._stop += 1
         entered, left = self._entered.pop(number)
         if left > 1:
             self._entered[number] = entered, left - 1
         return entered
 
-    def _enter(self, support: Support) -> Entered:
-        ring, count = self._ring, min(len(support), self._refined)
+    def _enter(self, support: Support, weights: PairWeights) -> Entered:
+        ring, refined, count = self._ring, self._refined, min(len(support), self._refined)
         if len(ring) == self._frames:
             ring.pop()
         ring.push(Support(support.boxes, support.objectness, support.features, support.kvs[-1:]))
-        slot, everywhere = ring.slots[-1], slice(0, self._frames)
-        here = slice(slot, slot + 1)
-        features = support.features.new_zeros(self._refined, support.features.shape[1])
+        slot = self._stop % self._frames
+        features = support.features.new_zeros(refined, support.features.shape[1])
         features[:count] = support.features[:count]
         self._queries[:, slot] = self._relation.queries(features)
-        outputs, log_sums = self._relate(everywhere, here)
-        shape = (self._frames, self._refined)
-        seen = Attended(outputs.view(*shape, *outputs.shape[2:]), log_sums.view(*shape, -1))
-        return Entered(
-            self._frames,
-            features,
-            ring.boxes[slot, : self._refined].clone(),
-            Attended(*self._relate(here, everywhere)),
-            seen,
-        )
+        sees, seen = self._own(weights)
+        here, present = slice(slot, slot + 1), ring.present()
+        outwards = self._related(self._queries[:, slot], sees, slice(0, self._frames), present.flatten())
+        outputs, log_sums = self._related(self._queries.flatten(1, 2), seen, here, present[slot])
+        shape = (self._frames, refined)
+        inwards = Attended(outputs.view(*shape, *outputs.shape[2:]), log_sums.view(*shape, -1))
+        return Entered(self._frames, features, ring.boxes[slot, :refined].clone(), Attended(*outwards), inwards)
 
-    def _relate(self, queries: slice, keys: slice) -> tuple[Tensor, Tensor]:
+    def _own(self, weights: PairWeights) -> tuple[Tensor, Tensor]:
+        """(H, n, frames * K) and (H, frames * n, K) of the weights, by the slots here."""
+        per_frame, refined = self._ring.per_frame, self._refined
+        sees, seen = weights.sees[:, :refined, :, :per_frame], weights.seen[:, :, :refined, :per_frame]
+        if self._frames != self._geometry.frames:
+            numbers = {n % self._frames: n for n in range(max(0, self._stop - len(self._ring) + 1), self._stop + 1)}
+            there = [numbers.get(slot, 0) % self._geometry.frames for slot in range(self._frames)]
+            index = torch.tensor(there, device=sees.device)
+            sees, seen = sees.index_select(2, index), seen.index_select(1, index)
+        return sees.flatten(2), seen.flatten(1, 2)
+
+    def _related(self, queries: Tensor, weights: Tensor, keys: slice, present: Tensor) -> tuple[Tensor, Tensor]:
         """Outputs (refined proposals, slots, H, D / H) and logarithms of sums, float32, of every slot of ``keys``."""
-        boxes = self._ring.boxes[queries, : self._refined].flatten(0, 1)
-        kv, present = self._ring.slotted(0, keys), self._ring.present()[keys].flatten()
-        own = self._queries[:, queries].flatten(1, 2)
-        outputs, log_sums = self._relation.partial_sums(own, boxes, kv, keys.stop - keys.start, present)
+        kv = self._ring.slotted(0, keys)
+        outputs, log_sums = self._relation.partial_sums(queries, weights, kv, keys.stop - keys.start, present)
         return outputs.float(), log_sums

@@ -44,7 +44,9 @@ class Refined:
 class Refinement(Protocol):
     """Supports of consecutive frames, oldest first."""
 
-    def push(self, support: Support) -> None: ...
+    def push(self, support: Support) -> None:
+        """Take the next frame; it may lend more proposals than this refinement looks at."""
+        ...
 
     def pop(self) -> None:
         """Forget the oldest frame."""
@@ -70,7 +72,7 @@ class RefinedAnew:
         self._supports: deque[Support] = deque()
 
     def push(self, support: Support) -> None:
-        self._supports.append(support)
+        self._supports.append(support.top(self._config.K))
 
     def pop(self) -> None:
         self._supports.popleft()
@@ -90,11 +92,13 @@ class RefinedInParts:
     def __init__(self, method: RDN, config: RDNConfig, shares: Sequence[float], pairs: PairAttention) -> None:
         self._method, self._shares, self._most, self._pairs = method, shares, max(shares), pairs
         self._sums = PartialSums(method.refine, 2 * config.T + 1, kept_best(config.K, self._most))
+        self._per_frame = config.K
         self._counts: deque[int] = deque()  # proposals of each frame, oldest first
 
     def push(self, support: Support) -> None:
-        self._counts.append(len(support))
-        self._sums.entered(self._pairs.take(self._sums.stop, support))
+        own = support.top(self._per_frame)
+        self._counts.append(len(own))
+        self._sums.entered(self._pairs.take(self._sums.stop, own, support.boxes))
 
     def pop(self) -> None:
         self._sums.leaves()

@@ -41,7 +41,7 @@ class Window:
 
     def push(self, support: Support) -> None:
         for refinement, _ in self._refinements:
-            refinement.push(support.top(self._config.K))
+            refinement.push(support)
         self.stop += 1
 
     def place(self, reference: int, num_frames: int) -> tuple[range, list[int]]:

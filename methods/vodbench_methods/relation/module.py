@@ -103,19 +103,19 @@ class ObjectRelation(nn.Module):
         return shares / shares.sum(dim=-1, keepdim=True)
 
     def partial_sums(
-        self, queries: Tensor, boxes: Tensor, kv: KeyValues, groups: int, present: Tensor
+        self, queries: Tensor, geometry: Tensor, kv: KeyValues, groups: int, present: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Attend to ``groups`` equal runs of the keys apart from each other, so that they can be joined later.
 
-        ``queries`` are (H, Q, D / H), ``boxes`` (Q, 4). ``present`` (K,) is 1 for a key and 0 for padding. Returns
+        ``queries`` are (H, Q, D / H), ``geometry`` (H, Q, K), ``present`` (K,): 1 for a key, 0 for padding. Returns
         outputs (Q, groups, H, D / H) and the logarithm of each softmax sum (Q, groups, H), -inf for an empty run:
         attention over any of the runs together is the mean of their outputs weighted by the softmax of the logarithms.
         """
-        geometry = SharedGeometry([self], kv.boxes)
-        size = geometry.rows_per_chunk
+        count = queries.shape[1]
+        size = max(rows_per_chunk(len(kv), self.num_heads, kv.boxes.device), MIN_ROWS)
         parts = [
-            self._partial_sums(queries[:, rows], geometry(boxes[rows])[0] * present, kv, groups, present)
-            for rows in evenly(len(boxes), max(size, MIN_ROWS))
+            self._partial_sums(queries[:, rows], geometry[:, rows] * present, kv, groups, present)
+            for rows in evenly(count, size)
         ]
         return torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
 
