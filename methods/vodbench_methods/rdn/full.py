@@ -26,7 +26,7 @@ from vodbench_methods.rdn.pair_geometry import PairGeometry
 from vodbench_methods.rdn.pairs import PairAttention
 from vodbench_methods.rdn.partial_sums import PartialSums
 from vodbench_methods.rdn.records import Pool, Support, spread
-from vodbench_methods.rdn.refinement import RefinedAnew, RefinedInParts, Served, kept_best
+from vodbench_methods.rdn.refinement import RefinedAnew, RefinedInParts, Served, refined_room
 from vodbench_methods.relation import KeyValues, ObjectRelation
 
 _MAX_PARTIAL_SUMS_BYTES = 2**30  # above that, refining anew each step is the lesser evil
@@ -89,7 +89,9 @@ class RDN(RDNBasic):
         return kept, anew
 
     def _keeps_parts(self, config: RDNConfig) -> bool:
-        needed = PartialSums.bytes_needed(2 * config.T + 1, kept_best(config.K, config.r), config.fc_channels)
+        needed = PartialSums.bytes_needed(
+            2 * config.T + 1, refined_room(config.K, config.r, config.heads), config.fc_channels
+        )
         return config.top_r == "frame" and needed <= _MAX_PARTIAL_SUMS_BYTES
 
     def _pairs(
@@ -101,7 +103,7 @@ class RDN(RDNBasic):
             if of_window:
                 users.setdefault(config.K, []).append((config.T, max(of_window)))
         frames = {K: 2 * max(T for T, _ in own) + 1 for K, own in users.items()}
-        refined = {K: kept_best(K, max(r for _, r in own)) for K, own in users.items()}
+        refined = {K: refined_room(K, max(r for _, r in own), self.config.heads) for K, own in users.items()}
         if not users:
             return {}
         most, attending = max(users), max(refined.values())

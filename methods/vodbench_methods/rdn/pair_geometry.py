@@ -29,7 +29,7 @@ class PairGeometry:
         self.frames, self._refined, self._users = frames, refined, users
         self._relation = relation
         device = relation.geometry.weight.device
-        self._boxes = torch.zeros(frames, max(per_frame, MIN_COLUMNS), 4, device=device)
+        self._boxes = torch.zeros(frames, max(per_frame, refined, MIN_COLUMNS), 4, device=device)
         self._made: dict[int, tuple[PairWeights, int]] = {}
         self._stop = 0
 

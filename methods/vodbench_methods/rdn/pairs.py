@@ -74,6 +74,8 @@ class PairAttention:
         slot = self._stop % self._frames
         features = support.features.new_zeros(refined, support.features.shape[1])
         features[:count] = support.features[:count]
+        boxes = support.boxes.new_zeros(refined, 4)
+        boxes[:count] = support.boxes[:count]
         self._queries[:, slot] = self._relation.queries(features)
         sees, seen = self._own(weights)
         here, present = slice(slot, slot + 1), ring.present()
@@ -81,7 +83,7 @@ class PairAttention:
         outputs, log_sums = self._related(self._queries.flatten(1, 2), seen, here, present[slot])
         shape = (self._frames, refined)
         inwards = Attended(outputs.view(*shape, *outputs.shape[2:]), log_sums.view(*shape, -1))
-        return Entered(self._frames, features, ring.boxes[slot, :refined].clone(), Attended(*outwards), inwards)
+        return Entered(self._frames, features, boxes, Attended(*outwards), inwards)
 
     def _own(self, weights: PairWeights) -> tuple[Tensor, Tensor]:
         """(H, n, frames * K) and (H, frames * n, K) of the weights, by the slots here."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from torch import Tensor
 
-from vodbench_methods.detection.products import MIN_ROWS
+from vodbench_methods.detection.products import MIN_ROWS, room_for
 from vodbench_methods.rdn.choice import count_best
 from vodbench_methods.rdn.config import RDNConfig
 from vodbench_methods.rdn.log import rows_of_runs
@@ -91,7 +91,7 @@ class RefinedInParts:
 
     def __init__(self, method: RDN, config: RDNConfig, shares: Sequence[float], pairs: PairAttention) -> None:
         self._method, self._shares, self._most, self._pairs = method, shares, max(shares), pairs
-        self._sums = PartialSums(method.refine, 2 * config.T + 1, kept_best(config.K, self._most))
+        self._sums = PartialSums(method.refine, 2 * config.T + 1, refined_room(config.K, self._most, config.heads))
         self._per_frame = config.K
         self._counts: deque[int] = deque()  # proposals of each frame, oldest first
 
@@ -126,3 +126,8 @@ class RefinedInParts:
 def kept_best(count: int, share: float) -> int:
     """Of ``count`` proposals: r% of them, and never so few that their products would not be those of a larger r."""
     return min(count, max(count_best(count, share), MIN_ROWS))
+
+
+def refined_room(per_frame: int, share: float, heads: int) -> int:
+    """Rows for those kept of any frame of at most ``per_frame`` proposals."""
+    return room_for(kept_best(per_frame, share), heads)
