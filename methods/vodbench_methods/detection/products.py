@@ -18,7 +18,13 @@ import torch
 
 MIN_ROWS = 8
 MIN_COLUMNS = 32
+_MIN_DEPTH = 8
 _VECTOR = 32  # numbers that a vectorised loop takes at a time: two registers of 512 bits
+
+
+def products_are_exact(depth: int, device: torch.device) -> bool:
+    """Whether products of ``MIN_ROWS`` by ``MIN_COLUMNS`` or more are, with sums of ``depth`` terms."""
+    return device.type == "cpu" and depth >= _MIN_DEPTH
 
 
 def rows_are_exact(count: int, device: torch.device) -> bool:

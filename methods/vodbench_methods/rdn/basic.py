@@ -23,6 +23,7 @@ from vodbench.spec import Clock, Detections, Image, JointStream
 from vodbench_methods.detection.box_head import fully_connected
 from vodbench_methods.detection.clip_training import ClipTrainedDetector, lent_frames
 from vodbench_methods.detection.clock import NullClock
+from vodbench_methods.detection.products import products_are_exact
 from vodbench_methods.detection.records import Batch, FrameFeatures, Proposals, RoiSamples
 from vodbench_methods.detection.streaming import Answer, AnswerStream, Found, inference_config
 from vodbench_methods.rdn.config import RDNBasicConfig
@@ -158,7 +159,7 @@ class RDNBasic(ClipTrainedDetector):
         """See ``vodbench.spec.JointMethod``: without linking, and where products are exact, all that see the same
         reference proposals."""
         own = cast(RDNBasicConfig, config)
-        exact = self.device.type == "cpu" and own.linking == "none"
+        exact = products_are_exact(own.fc_channels // own.heads, self.device) and own.linking == "none"
         return (own.candidates, own.encoded_proposals, own.proposals) if exact else None
 
     def joint_stream(self, configs: Sequence[MethodConfig], clock: Clock | None = None) -> JointStream:

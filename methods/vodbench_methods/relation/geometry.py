@@ -93,7 +93,9 @@ class GeometricWeights:
     def _query_side(self, queries: Tensor) -> Tensor:
         """(Q, H, 33): what the key's 32 waves and a one are multiplied with."""
         waves = _size_waves(queries).transpose(0, 1)
-        mixed = torch.bmm(waves, self._size_mixture).view(len(waves), len(queries), self.num_heads, 2)
+        # Sums of two products, not a matrix product: these round in one way whatever the number of queries.
+        mixed = waves[..., :1] * self._size_mixture[:, :1] + waves[..., 1:] * self._size_mixture[:, 1:]
+        mixed = mixed.view(len(waves), len(queries), self.num_heads, 2)
         bias = self._bias[:, None].expand(len(queries), -1, 1)
         return torch.cat([mixed.permute(1, 2, 0, 3).flatten(2), bias], dim=2)
 
