@@ -4,13 +4,27 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check setup clean
+.PHONY: demo test faults plan-check check setup clean
 
 demo: $(READY)  ## the main job: generated video -> trained methods -> sweep -> front and report
 	$(BIN)/vodbench demo --out runs/demo
 
 test: $(READY)  ## all tests, the slow end-to-end ones included
 	$(BIN)/python -m pytest
+
+TIMES ?= 20
+faults: $(READY)  ## each fault of the suite TIMES times, and the table of what came of it; hours: see docs/faults.md
+	VODBENCH_FAULTS=$(TIMES) $(BIN)/python -m pytest tests/faults/test_faults.py
+
+# A quarter of demo's trainings and a third of its settings.
+SMALLER := --set settings.iterations=300 --set settings.basic_iterations=80 --set settings.advanced_iterations=60 \
+	--set 'methods.rdn.knobs={T: [1, 6], K: [12], r: [20, 50]}'
+PLANNED := runs/plan-check
+
+plan-check: $(READY)  ## how far off is a plan? a small sweep's times, and a larger sweep that is then run
+	$(BIN)/vodbench sweep demo --out $(PLANNED)/small --quiet $(SMALLER)
+	$(BIN)/vodbench sweep demo --out $(PLANNED)/large --quiet --data $(PLANNED)/small/data/shards
+	$(BIN)/vodbench plan demo --data $(PLANNED)/small/data/shards --from $(PLANNED)/small --against $(PLANNED)/large
 
 check: $(READY)  ## format, lint, types, import contracts
 	$(BIN)/ruff format --check .

@@ -12,3 +12,8 @@ TOOLS: dict[str, str] = {
     "shard": "vodbench_datasets.shards:write_shards",
     "verify": "vodbench_datasets.shards:verify_shards",
 }
+
+# Benchmarks of what data sets are made of: name under `vodbench bench` -> module with `command` and its `EPILOG`.
+BENCHES: dict[str, str] = {
+    "data": "vodbench_datasets.clips.bench",
+}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import secrets
-import socket
+import sys
 import threading
 import warnings
 from collections.abc import Callable, Mapping
@@ -44,8 +44,6 @@ ENVIRONMENT: Mapping[str, str] = {
 # Worker processes compute on few threads: several run side by side, and one thread each is also reproducible.
 WORKER_ENVIRONMENT: Mapping[str, str] = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENCV_NUM_THREADS": "1"}
 
-CONNECT_TIMEOUT_S = 5.0
-
 # Ray gives its own processes 30 s to start, whatever else the machine does: on a busy one that is worth another try.
 START_ATTEMPTS = 3
 TOO_SLOW = "timed out during startup"
@@ -61,7 +59,7 @@ def start_ray(address: str | None = None, num_cpus: int | None = None, *, dashbo
         dashboard: start the dashboard process too (Ray's state API, which Tune's early stopping needs, asks it).
 
     Raises:
-        UserError: the address does not answer.
+        UserError: the address does not answer, wants another token, or its nodes run other versions.
     """
     prepare_environment()
     import ray
@@ -73,15 +71,16 @@ def start_ray(address: str | None = None, num_cpus: int | None = None, *, dashbo
         if address is None:
             _in_lasting_thread(lambda: _start_embedded(num_cpus, dashboard))
         else:
-            _join(address)
+            from vodbench.joining import join
+
+            join(address, worker_runtime_env())
     _quiet_loggers()
 
 
 def stop_ray() -> None:
     """End this process's embedded Ray, or leave the cluster. Never ends a Ray that somebody else started."""
-    import ray
-
-    if ray.is_initialized():
+    ray = sys.modules.get("ray")  # not imported for this
+    if ray is not None and ray.is_initialized():
         ray.shutdown()
 
 
@@ -160,37 +159,6 @@ def _in_lasting_thread(start: Callable[[], None]) -> None:
 
     threading.Thread(target=run, name="ray-owner", daemon=True).start()
     started.result()
-
-
-def _join(address: str) -> None:
-    import ray
-
-    _probe(address)
-    try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING, runtime_env=worker_runtime_env())
-    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
-        raise _unreachable(address, str(error)) from error
-
-
-def _probe(address: str) -> None:
-    """Ray itself tries an address that does not answer for minutes: ask whether anything listens first."""
-    host, separator, port = address.removeprefix("ray://").partition(":")
-    if address == "auto":
-        return
-    if not separator or not port.isdigit():
-        raise UserError(f"Ray address '{address}' is not accepted: give host:port, ray://host:port or auto")
-    try:
-        socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT_S).close()
-    except OSError as error:
-        raise _unreachable(address, str(error)) from error
-
-
-def _unreachable(address: str, reason: str) -> UserError:
-    first_line = reason.strip().splitlines()[0] if reason.strip() else "no answer"
-    return UserError(
-        f"no Ray cluster answers at '{address}' ({first_line}); start one, correct the address, or leave it out to run "
-        "on this machine"
-    )
 
 
 def _quiet_loggers() -> None:

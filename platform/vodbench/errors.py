@@ -18,6 +18,10 @@ class UserError(ValueError):
         super().__init__(_BREAK.sub(" ", message.strip()))  # what it quotes of a library's error may have several
 
 
+class InterruptedWorkError(RuntimeError):
+    """Work was ended by what happened around it, such as processes that were killed: it may be tried again as it is."""
+
+
 _BREAK = re.compile(r"\s*\n\s*")
 
 

@@ -77,6 +77,7 @@ class TrialRecord:
     seed: int
     status: Literal["complete", "failed", "stopped"]  # stopped: its training was given up as hopeless
     reason: str | None = None
+    interrupted: bool = False  # it failed for what happened around it: the next sweep tries it again
     accuracy: Accuracy | None = None
     runtime: Runtime | None = None
     checkpoint: str | None = None  # fingerprint of the weights; of a stopped trial, of those it would have had

@@ -23,7 +23,7 @@ _SHIPPED: Mapping[Kind, str] = {
     "datasets": "vodbench_datasets:DATASETS",
 }
 _DATA_TOOLS = "vodbench_datasets:TOOLS"
-_METHOD_BENCHES = "vodbench_methods:BENCHES"
+_BENCHES = ("vodbench_methods:BENCHES", "vodbench_datasets:BENCHES")
 
 
 def load_object(reference: str) -> Any:
@@ -65,10 +65,10 @@ def data_tool(name: str) -> Any:
     return load_object(load_object(_DATA_TOOLS)[name])
 
 
-def method_benches() -> Mapping[str, str]:
-    """Benchmarks of the shipped methods' parts: name under ``vodbench bench`` -> module with ``command``."""
-    benches: Mapping[str, str] = load_object(_METHOD_BENCHES)
-    return benches
+def benches() -> Mapping[str, str]:
+    """Benchmarks of the shipped methods' and data sets' parts: name under ``vodbench bench`` -> module with
+    ``command``."""
+    return {name: module for reference in _BENCHES for name, module in load_object(reference).items()}
 
 
 def _row(kind: Kind, name: str) -> Any:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import posixpath
 import re
+import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -125,7 +127,10 @@ def make_folder_of(url: str) -> None:
 
 
 def write_bytes(url: str, data: bytes) -> None:
-    """Atomic: a reader sees the old file or the new one. Object stores are so by nature; local files by rename."""
+    """Atomic: a reader sees the old file or the new one. Object stores are so by nature; local files by rename.
+
+    ``UserError`` with what is needed when the disk is full.
+    """
     fs, path = filesystem(url)
     parent = posixpath.dirname(path)
     if parent:
@@ -140,10 +145,20 @@ def write_bytes(url: str, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         if os.path.exists(temporary):
             os.unlink(temporary)
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise _full(url, path, len(data)) from error
         raise
+
+
+def _full(url: str, path: str, size: int) -> UserError:
+    free = shutil.disk_usage(posixpath.dirname(path) or ".").free
+    return UserError(
+        f"the disk of '{url}' is full: {size:,} bytes are needed and {free:,} are free; make room and run the same "
+        "again (what was there is as it was)"
+    )
 
 
 def is_torn(name: str) -> bool:

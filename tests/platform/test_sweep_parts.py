@@ -105,6 +105,7 @@ def test_a_step_that_fails_leaves_a_reason_and_a_traceback(tmp_path: Path, step:
     record = run_trial(job(3), context(tmp_path), Steps(step), quiet)
     assert record.status == "failed"
     assert record.reason == "OSError: [Errno 28] No space left on device"
+    assert record.interrupted
     assert record.accuracy is None
     assert f"no {step}" in (tmp_path / "trials" / record.fingerprint / "error.txt").read_text()
 

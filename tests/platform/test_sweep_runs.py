@@ -265,12 +265,18 @@ class Deadly(PlantedSteps):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_a_trial_whose_process_dies_is_tried_again_and_then_recorded(out: Path) -> None:
+def test_a_trial_whose_process_dies_is_tried_again_then_recorded_and_tried_by_the_next_sweep(out: Path) -> None:
     result = sweep(out, Deadly(out.parent / "calls"), methods=methods([1, 4, 6]))
     reasons = {r.config["T"]: r.reason for r in result.records}
     assert reasons[1] is None
     assert reasons[6] is None
     assert "process died 3 times" in str(reasons[4])
+    again = sweep(out, methods=methods([1, 4, 6]))
+    assert again.ran == 1
+    assert [r.status for r in again.records] == ["complete"] * 3
+    runs = tracked_runs(out)
+    assert len(runs) == 3
+    assert [(run.info.status, run.data.tags.get("reason")) for run in runs] == [("FINISHED", None)] * 3
 
 
 @pytest.mark.parametrize("sampler", ["random", "tpe", "nsga2", "gp"])

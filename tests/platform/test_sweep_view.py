@@ -8,6 +8,8 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
+from vodbench import cluster
+from vodbench.cli import sweep
 from vodbench.records import Accuracy, Runtime, TrialRecord
 from vodbench.sweeps.progress import SweepProgress
 
@@ -87,3 +89,14 @@ def test_a_log_gets_one_line_a_trial(terminal: bool, quiet: bool) -> None:
     assert [line.split()[0] for line in lines] == ["fast", "beaten", "broken"]
     assert "\x1b[2K" not in "".join(lines)
     assert lines[-1].endswith("failed out of [memory]")
+
+
+def test_json_comes_after_all_that_ray_has_to_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray prints what warnings it has kept back to standard output when it ends; the object is the last line."""
+    said: list[str] = []
+    monkeypatch.setattr(cluster, "stop_ray", lambda: said.append("ray"))
+    monkeypatch.setattr(sweep, "run", lambda asked: None)
+    monkeypatch.setattr(sweep, "_figures", lambda swept: {})
+    monkeypatch.setattr(sweep, "print_json", lambda figures: said.append("json"))
+    sweep.command("study", json=True)
+    assert said == ["ray", "json"]

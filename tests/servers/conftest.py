@@ -9,22 +9,18 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import fsspec
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent / "plugin"))
-from vodbench_machines import S3, START_SECONDS, Mlflow, Swept, free_port, need_package, vodbench
+from vodbench_machines import S3, START_SECONDS, Mlflow, Swept, free_port, kill_s3, need_package, start_s3, vodbench
 
-CEPH = ("radosgw", "ceph-mon", "ceph-osd", "ceph", "radosgw-admin")
-CEPH_PORT = 3310  # of the monitor, fixed in the script that starts it
 STUDY = """\
 name: bucket
 title: A sweep that lives in a bucket
@@ -36,6 +32,7 @@ methods:
   - {method: rdn, knobs: {T: [1, 3]}}
 accuracy: {bootstrap: 50}
 runtime: {snippets: 1}
+workers: {concurrent_trials: 2} # trials at once share frames' features through the cache, here in the bucket as well
 """
 
 
@@ -60,23 +57,9 @@ def servers() -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def starting_s3(tools: Path, servers: Path) -> Iterator[tuple[subprocess.Popen[bytes], S3]]:
     """The gateway on its way: other servers start meanwhile."""
-    missing = [name for name in CEPH if shutil.which(name) is None]
-    if missing:
-        pytest.skip(f"S3 needs {missing[0]}: apt-get install radosgw ceph-mon ceph-osd ceph-common")
-    with socket.socket() as probe:
-        if probe.connect_ex(("127.0.0.1", CEPH_PORT)) == 0:
-            pytest.skip(f"S3 needs port {CEPH_PORT}, where something else listens (another run of these tests?)")
-    port = free_port()
-    with (servers / "s3.log").open("wb") as log:
-        script = subprocess.Popen(
-            ["bash", str(tools / "s3_up.sh"), str(servers / "s3")],
-            env=os.environ | {"RGW_PORT": str(port)}, stdout=log, stderr=log, start_new_session=True,
-        )  # fmt: skip
-    yield script, S3(f"http://127.0.0.1:{port}")
-    script.kill()
-    for file in (servers / "s3" / "run").glob("*.pid"):
-        with suppress(ProcessLookupError, ValueError):
-            os.kill(int(file.read_text()), signal.SIGKILL)
+    script, gateway = start_s3(tools, servers / "s3", servers / "s3.log")
+    yield script, gateway
+    kill_s3(script, servers / "s3")
 
 
 @pytest.fixture(scope="session")

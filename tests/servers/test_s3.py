@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from pathlib import Path
 
 import fsspec
 import pytest
-from vodbench_machines import S3
+from vodbench_machines import S3, vodbench
 
 from vodbench.data_source import DataSource
 from vodbench.errors import UserError
@@ -46,6 +47,19 @@ def test_shards_are_written_read_and_verified(s3: S3, tmp_path: Path) -> None:
     problems = verify_shards(url)
     assert problems
     assert all(index.shards[1].file in problem for problem in problems)
+
+
+def test_clips_arrive_from_the_bucket_at_a_speed(s3: S3, servers: Path) -> None:
+    """Through Ray's own processes, with the login from the environment; the copy does not stay."""
+    done = vodbench(
+        "bench", "data", "--clips", "32", "--size", "48", "--repeats", "1", "--also", s3.url("speed"), "--json",
+        folder=servers,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(done.stdout.splitlines()[-1])
+    assert figures["fraction_of_decode_s3"] > 0
+    assert figures["first_clip_seconds_s3"] > 0
+    assert not s3.fs.find(s3.url("speed"))
 
 
 def test_of_two_that_want_a_claim_one_works_and_the_other_waits_for_it(s3: S3) -> None:

@@ -32,6 +32,7 @@ def test_everything_is_in_the_bucket_and_nothing_on_disk(swept: Swept, s3: S3) -
         assert f"checkpoints/{record.checkpoint}/model.pt" in there
     assert {"study.yaml", "sweep.json", "front.html", "front.png", "front.json", "report.html"} <= there
     assert "data/shards/index.json" in there
+    assert any(path.startswith("features/") for path in there)
     passing = ("partial", "progress", "failure", "claim", ".tune", "parts", "tmp", "error.txt")
     assert [path for path in there if any(word in path for word in passing)] == []
     assert list(swept.folder.iterdir()) == []

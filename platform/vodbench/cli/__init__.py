@@ -28,6 +28,7 @@ COMMANDS: Mapping[str, str] = {
     "train": "vodbench.cli.train",
     "evaluate": "vodbench.cli.evaluate",
     "sweep": "vodbench.cli.sweep",
+    "plan": "vodbench.cli.plan",
     "launch": "vodbench.cli.launch",
     "sync": "vodbench.cli.sync",
     "front": "vodbench.cli.front",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from vodbench.cli.lazy import LazyCommands
-from vodbench.registry import method_benches
+from vodbench.registry import benches
 
 
 class Benches(LazyCommands):
@@ -13,7 +13,7 @@ class Benches(LazyCommands):
         "evaluate": "vodbench.bench.evaluate",
         "runtime": "vodbench.bench.runtime",
         "sweep": "vodbench.bench.sweep",
-        **method_benches(),
+        **benches(),
     }
 
 

@@ -19,6 +19,7 @@ from vodbench.studies import Constraint, PublishedPoint, Study, load_study, publ
 if TYPE_CHECKING:
     from vodbench.records import TrialRecord
     from vodbench.sweeps.running import SweepResult
+    from vodbench.sweeps.steps import TrialContext
 
 EPILOG = example(
     "vodbench sweep demo --data data/generated --out runs/demo",
@@ -76,6 +77,9 @@ def command(
         )
     )
     if json:
+        from vodbench.cluster import stop_ray
+
+        stop_ray()  # which may have warnings left, and prints them to standard output
         print_json(_figures(swept))
 
 
@@ -184,7 +188,7 @@ def _run(asked: Asked, study: Study, out: str) -> tuple[SweepResult, str]:
         data=plan.context.data_fingerprint,
     )
     warn_of_beginnings(missing_beginnings(study, plan.context.folder, plan.context.data_fingerprint))
-    _check_cluster(study, asked.ray)
+    _check_cluster(study, plan.context, asked.ray)
     result = run_sweep(
         plan,
         console,
@@ -196,15 +200,17 @@ def _run(asked: Asked, study: Study, out: str) -> tuple[SweepResult, str]:
     return result, plan.context.folder
 
 
-def _check_cluster(study: Study, ray: str | None) -> None:
-    """Is the cluster there, and can it hold one training? Asked before anything is written."""
+def _check_cluster(study: Study, context: TrialContext, ray: str | None) -> None:
+    """Is the cluster there, can it hold one training, and do its nodes see our files? Asked before anything is kept."""
     from vodbench.cluster import check_workers, start_ray
+    from vodbench.joining import check_shared
     from vodbench.training.driver import scaling_config
 
     workers = study.workers.training
     if ray is not None:
         start_ray(ray)
         scaling_config(workers, None)
+        check_shared([context.source.root, context.folder])
     else:
         check_workers(workers)
 
@@ -254,10 +260,13 @@ def _cells(record: TrialRecord, on_front: bool, broken: Sequence[Constraint]) ->
 
 
 def _closing_lines(result: SweepResult, folder: str) -> None:
+    interrupted = sum(record.interrupted for record in result.records)
     failed, stopped = (sum(r.status == status for r in result.records) for status in ("failed", "stopped"))
     if any(record.runtime and record.runtime.contended for record in result.records):
         console.print("* the device was busy while this was measured")
-    if failed:
+    if interrupted:
+        console.print(f"{interrupted} failed for what happened around them; the same command tries them again")
+    if failed := failed - interrupted:
         console.print(f"{failed} failed; run again with --retry-failed to repeat them (traceback: trials/*/error.txt)")
     if stopped:
         console.print(f"{stopped} stopped as hopeless; run again with --retry-stopped to train them to their end")

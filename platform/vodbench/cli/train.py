@@ -102,6 +102,7 @@ def _train(asked: Asked) -> tuple[PlannedStage, ...]:
     # torch and Ray take seconds to import: not for --help, nor before a mistyped knob is found.
     from vodbench.cluster import check_workers, start_ray
     from vodbench.device import pick_device
+    from vodbench.joining import check_shared
     from vodbench.storage import make_folder
     from vodbench.training.driver import check_begin, missing_stages, scaling_config, train
     from vodbench.training.fingerprints import plan_stages
@@ -133,6 +134,8 @@ def _train(asked: Asked) -> tuple[PlannedStage, ...]:
         if missing_stages(asked.out, [planned]):
             start_ray(asked.ray)
             scaling_config(asked.workers, USE_GPU[asked.device])  # refuses what Ray cannot give, before any writing
+            if asked.ray is not None:
+                check_shared([asked.source.root, asked.out])
         make_folder(asked.out)
         write_run_file(asked.out, run)
         train(

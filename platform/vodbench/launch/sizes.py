@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Protocol
 
 from vodbench.errors import UserError
-from vodbench.launch.settings import DECODED_FRAMES_PER_CORE, Cluster
+from vodbench.launch.settings import DECODED_FRAMES_PER_CORE, Gpu
 from vodbench.studies import Study, grid_points
 
 MAX_GPUS_A_POD = 8  # what one machine usually has
@@ -14,6 +15,16 @@ MAX_GPUS_A_POD = 8  # what one machine usually has
 # than this, a search is little better than a random one.
 LEARNING_ROUNDS = 5
 OTHER_CORES = 1  # a worker's share of the trial's own process, Ray's agents and the network
+
+
+class Machines(Protocol):
+    """What of a cluster's settings decides on its size."""
+
+    @property
+    def gpu(self) -> Gpu | None: ...
+
+    @property
+    def memory_gib(self) -> int: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +74,7 @@ class Sizes:
         ]
 
 
-def sizes_of(study: Study, cluster: Cluster, max_gpus: int | None = None) -> Sizes:
+def sizes_of(study: Study, cluster: Machines, max_gpus: int | None = None) -> Sizes:
     """The cluster for a study.
 
     ``max_gpus`` bounds GPUs (CPU workers where the cluster has no GPUs); as many trials as fit run at once then.

@@ -69,7 +69,7 @@ def detect_configs(
     on_progress: Progress | None = None,
     device: str = "auto",
     cache: CacheSettings | None = None,
-) -> None:
+) -> int:
     """Write the detections of a split's snippets for several configurations of one checkpoint (Parquet, atomically).
 
     The data is read once for all of them, and what they share of a frame's work is done once (see ``FrameEncoder``):
@@ -87,6 +87,9 @@ def detect_configs(
         device: see ``pick_device``.
         cache: where encoded frames are kept for later passes and taken from; None: nowhere. With fp32 it changes no
             detection; the provenance says where features were rounded.
+
+    Returns:
+        Frames that were computed now, one counted once for each configuration; 0: all was there already.
 
     Raises:
         UserError: anything given that cannot be used; a frame that does not decode (with the source's option
@@ -110,6 +113,7 @@ def detect_configs(
     done = frames * (len(settings) - len(left))
     total = frames * len(settings)
     report = on_progress or (lambda done, of: None)
+    computed = 0
     if not left:
         report(total, total)
     for first in range(0, len(left), CONFIGS_A_PASS):
@@ -126,22 +130,24 @@ def detect_configs(
             )
             for info in infos
         ]
-        _run_missing(jobs, workers, partial(_report, report, done, total))
+        computed += _run_missing(jobs, workers, partial(_report, report, done, total))
         done += frames * len(together)
         for setting in together:
             write_detections(setting.out_url, assembled(setting.out_url, infos, setting.provenance))
             fs, path = filesystem(parts_url(setting.out_url))
             fs.rm(path, recursive=True)
+    return computed
 
 
 def _report(report: Progress, before: int, total: int, count: int) -> None:
     report(before + count, total)
 
 
-def _run_missing(jobs: Sequence[Job], workers: int, report: Callable[[int], None]) -> None:
-    """Run what is not there yet, telling how many frames are done (one counts once for each setting)."""
+def _run_missing(jobs: Sequence[Job], workers: int, report: Callable[[int], None]) -> int:
+    """Run what is not there yet, telling how many frames are done (one counts once for each setting); how many were."""
     missing = [left for job in jobs if (left := job.missing()) is not None]
-    done = sum(job.frames for job in jobs) - sum(job.frames for job in missing)
+    wanted = sum(job.frames for job in missing)
+    done = sum(job.frames for job in jobs) - wanted
     report(done)
 
     def finish(job: Job) -> None:
@@ -154,9 +160,10 @@ def _run_missing(jobs: Sequence[Job], workers: int, report: Callable[[int], None
         from vodbench.streaming.workers import run_on_ray
 
         run_on_ray(missing, workers, finish)
-        return
+        return wanted
     for job in run_jobs(missing):
         finish(job)
+    return wanted
 
 
 def _selected(dataset: Dataset, split: str, snippets: Sequence[str] | None) -> list[SnippetInfo]:

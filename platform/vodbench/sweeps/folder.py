@@ -9,6 +9,7 @@
     OUT/trials/<fp>/detections.parquet
     OUT/trials/<fp>/error.txt               traceback of a failed trial
     OUT/rungs/<training>/                   how good a training was on its way (early stopping)
+    OUT/times/                              what the parts of the sweep took (vodbench.sweeps.times)
     OUT/hypervolume.json                    of the front after each trial, in the order in which they ended
 """
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Literal, TypeVar
 
 from vodbench.checkpoints import checkpoint_url
 from vodbench.data_source import DataSource
@@ -17,8 +19,11 @@ from vodbench.storage import join
 from vodbench.sweeps.folder import StudyFolder
 from vodbench.sweeps.rung_steps import may_stop, pause_after, score_paused
 from vodbench.sweeps.steps import OnProgress, TrialContext, TrialJob
+from vodbench.sweeps.times import DETECT, TRAIN, note_time
 from vodbench.sweeps.trial import DETECTIONS
 from vodbench.timing import measure_runtime, working
+
+_T = TypeVar("_T")
 
 
 class PlatformSteps:
@@ -68,7 +73,8 @@ class PlatformSteps:
     ) -> list[str]:
         from vodbench.training import train_all
 
-        return train_all(
+        began, trained = time.monotonic(), set[str]()
+        weights = train_all(
             trainings,
             context.source,
             split=context.study.data.train,
@@ -79,7 +85,11 @@ class PlatformSteps:
             on_progress=lambda stage, done, total, _: on_progress(f"training {stage}", done, total),
             revision=context.revision,
             until=until,
+            on_trained=trained.update,
         )
+        if trained:
+            note_time(context.folder, TRAIN, time.monotonic() - began, stages=sorted(trained))
+        return weights
 
     def detect(self, job: TrialJob, context: TrialContext, checkpoint: str, on_progress: OnProgress) -> None:
         self._detect([job], context, checkpoint, on_progress)
@@ -90,9 +100,9 @@ class PlatformSteps:
         """Write the detections of trials that share a checkpoint."""
         from vodbench.streaming import detect_configs
 
-        study, folder = context.study, StudyFolder(context.folder)
+        study, folder, began = context.study, StudyFolder(context.folder), time.monotonic()
         doing = "detecting" if len(jobs) == 1 else f"detecting {jobs[0].method}, {len(jobs)} settings"
-        detect_configs(
+        computed = detect_configs(
             checkpoint_url(context.folder, checkpoint),
             [(job.config, folder.trial_url(job.fingerprint, DETECTIONS)) for job in jobs],
             context.source,
@@ -103,6 +113,10 @@ class PlatformSteps:
             device=study.runtime.device,
             cache=cache_settings(context),
         )
+        if computed:
+            trials = [job.fingerprint for job in jobs]
+            seconds = time.monotonic() - began
+            note_time(context.folder, DETECT, seconds, trials=trials, frames=computed, workers=study.workers.evaluation)
 
     def evaluate(self, job: TrialJob, context: TrialContext) -> Accuracy:
         from vodbench.detections import read_detections
@@ -146,7 +160,12 @@ def _snippets(context: TrialContext) -> list[str] | None:
     if wanted == "all":
         return None
     listed = [info.id for info in _dataset(_key(context.source)).snippets(context.study.data.val)]
-    count = min(wanted, len(listed))
+    return evenly_spaced(listed, wanted)
+
+
+def evenly_spaced(listed: Sequence[_T], wanted: int | Literal["all"]) -> list[_T]:
+    """So many of a list, evenly spaced over it; all of it where it has no more."""
+    count = len(listed) if wanted == "all" else min(wanted, len(listed))
     return [listed[i * len(listed) // count] for i in range(count)]
 
 

@@ -15,6 +15,11 @@ def forget_failed(folder: StudyFolder) -> None:
     _forget(folder, [record for record in folder.records().values() if record.status == "failed"])
 
 
+def forget_interrupted(folder: StudyFolder) -> None:
+    """Trials that failed for what happened around them are tried again: the same command finishes the study."""
+    _forget(folder, [record for record in folder.records().values() if record.interrupted])
+
+
 def spare_stopped(folder: StudyFolder) -> None:
     """Trials that were stopped as hopeless are trained to their end, whatever their rungs say."""
     stopped = [record for record in folder.records().values() if record.status == "stopped"]
@@ -25,5 +30,7 @@ def spare_stopped(folder: StudyFolder) -> None:
 
 def _forget(folder: StudyFolder, records: Iterable[TrialRecord]) -> None:
     for record in records:
-        fs, path = filesystem(folder.trial_url(record.fingerprint))
-        fs.rm(path)
+        for name in ("error.txt", "trial.json"):
+            fs, path = filesystem(folder.trial_url(record.fingerprint, name))
+            if fs.exists(path):
+                fs.rm(path)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
@@ -24,10 +25,12 @@ from vodbench.sweeps.halving import climb
 from vodbench.sweeps.plan import grid_jobs
 from vodbench.sweeps.platform_steps import PlatformSteps
 from vodbench.sweeps.progress import SweepProgress
-from vodbench.sweeps.retrying import forget_failed, spare_stopped
+from vodbench.sweeps.retrying import forget_failed, forget_interrupted, spare_stopped
 from vodbench.sweeps.steps import Steps, TrialContext, TrialJob
+from vodbench.sweeps.times import SWEEP, note_time
 from vodbench.sweeps.trial import reason_of
 from vodbench.sweeps.warm_start import EarlierPoint, EarlierStudy, earlier_studies, what_they_teach
+from vodbench.timing.contention import PressureWatch
 from vodbench.tracking.optuna_study import open_storage
 from vodbench.tracking.recorder import OPTUNA_STUDY, Recorder
 from vodbench.tracking.server import connect, default_uri
@@ -42,6 +45,18 @@ class SweepResult:
     ran: int
     tracked: bool  # MLflow has everything
     tracking_uri: str
+
+
+@dataclass
+class Timeline:
+    """When things happened in a sweep, in seconds since its beginning: Ray was there, trials ended."""
+
+    began: float = field(default_factory=time.monotonic)
+    ready_s: float = 0.0
+    ended_s: list[float] = field(default_factory=list)
+
+    def now(self) -> float:
+        return round(time.monotonic() - self.began, 3)
 
 
 @dataclass(frozen=True)
@@ -96,13 +111,15 @@ def run_sweep(
 ) -> SweepResult:
     """Run what is not on disk yet and record it in MLflow. ``UserError`` when the folder belongs to another study.
 
-    ``retry_failed`` runs trials again that failed, ``retry_stopped`` those to their end that were given up as hopeless.
-    ``quiet``: a line for each trial that ended, and no live view.
+    Trials that failed for what happened around them (killed processes, storage out of reach) are tried again.
+    ``retry_failed`` runs those again that failed by themselves, ``retry_stopped`` those to their end that were given up
+    as hopeless. ``quiet``: a line for each trial that ended, and no live view.
     """
     context = plan.context
-    folder = StudyFolder(context.folder)
+    folder, timeline, pressure = StudyFolder(context.folder), Timeline(), PressureWatch()
     with folder.lock():
         folder.claim(context.study, context.data_fingerprint)
+        forget_interrupted(folder)
         if retry_failed:
             forget_failed(folder)
         if retry_stopped:
@@ -116,7 +133,7 @@ def run_sweep(
 
         complete = False
         try:
-            _run_missing(plan, dict(known), deliver, console, ray_address, quiet)
+            _run_missing(plan, dict(known), deliver, console, ray_address, quiet, timeline)
             complete = True
         except KeyboardInterrupt:
             console.print("interrupted; the same command continues where this one stopped")
@@ -130,6 +147,11 @@ def run_sweep(
                     draw_front(context.folder)
             finally:
                 tracked, *_ = [recorder.finish(records, complete=complete) for recorder in recorders]
+        new = [record.fingerprint for record in records if record.fingerprint not in known]
+        if new:
+            at_once = context.study.workers.concurrent_trials
+            facts = {"ready_s": timeline.ready_s, "ended_s": timeline.ended_s, "at_once": at_once}
+            note_time(context.folder, SWEEP, timeline.now(), trials=new, pressure=pressure.share(), **facts)
     return SweepResult(records, pareto_front(records), len(records) - len(known), tracked, plan.tracking_uri)
 
 
@@ -148,6 +170,7 @@ def _run_missing(
     console: Console,
     ray_address: str | None,
     quiet: bool,
+    timeline: Timeline,
 ) -> None:
     # Ray and Optuna take seconds to import: what can be wrong is said before.
     from vodbench.sweeps.search import ListSearch, StudySearch
@@ -166,6 +189,7 @@ def _run_missing(
     if done >= total:
         return
     start_ray(ray_address)
+    timeline.ready_s = timeline.now()
     with SweepProgress(console, total, done, known=known.values(), quiet=quiet) as progress:
         if isinstance(search, ListSearch) and context.study.workers.concurrent_trials == 1:
             _prepare(plan, missing, progress)
@@ -176,6 +200,7 @@ def _run_missing(
                 known[record.fingerprint] = record
                 deliver(record, write_history(context.folder, list(known.values())))
             progress.ended(trial_id, records)
+            timeline.ended_s.append(timeline.now())
 
         run_tune(context, plan.steps, search, total - done, SweepEvents(context, progress.doing, on_records))
 

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from vodbench.errors import UserError
+from vodbench.interruption import from_outside
 from vodbench.records import TrialRecord
 from vodbench.redaction import redact, redact_line
 from vodbench.storage import write_text
@@ -25,7 +26,8 @@ def run_trial(job: TrialJob, context: TrialContext, steps: Steps, on_progress: O
     """Run ``job`` unless its record is on disk; return the record.
 
     Any exception of a step becomes a failed record with a one-line reason (and ``error.txt`` with the traceback), so
-    that one bad trial does not stop a sweep. A training that is given up as hopeless becomes a stopped one.
+    that one bad trial does not stop a sweep. One that came from outside is marked: the next sweep tries again. A
+    training that is given up as hopeless becomes a stopped record.
     """
     folder = StudyFolder(context.folder)
     known = folder.record(job.fingerprint)
@@ -40,7 +42,7 @@ def run_trial(job: TrialJob, context: TrialContext, steps: Steps, on_progress: O
         outcome = {"status": "stopped", "reason": str(hopeless), "checkpoint": training}
     except Exception as error:  # noqa: BLE001 - recorded with its reason and traceback
         write_text(folder.trial_url(job.fingerprint, "error.txt"), redact(traceback.format_exc()))
-        outcome = {"status": "failed", "reason": reason_of(error)}
+        outcome = {"status": "failed", "reason": reason_of(error), "interrupted": from_outside(error)}
     record = _record(job, context, started=started, seconds=seconds, **outcome)
     folder.write_record(record)
     return record
@@ -49,7 +51,8 @@ def run_trial(job: TrialJob, context: TrialContext, steps: Steps, on_progress: O
 def failed_record(job: TrialJob, context: TrialContext, reason: str) -> TrialRecord:
     """The record of a trial whose process could not write one itself."""
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    return _record(job, context, started=now, seconds={}, status="failed", reason=redact_line(reason))
+    why = redact_line(reason)
+    return _record(job, context, started=now, seconds={}, status="failed", reason=why, interrupted=True)
 
 
 def reason_of(error: BaseException) -> str:

@@ -40,6 +40,7 @@ from vodbench.timing.sample import Frames, Sample, sample_snippets
 WARMUP_FRAMES = 64
 COUNTED_FRAMES = 96
 BOOTSTRAP = 1000
+REPEATS = 3  # undisturbed passes over the sampled snippets
 NOT_COUNTED = "GFLOPs leave out what is no convolution, matrix product or attention (NMS, RoI pooling, elementwise)"
 
 
@@ -53,7 +54,7 @@ def measure_runtime(
     seed: int = 0,
     device: torch.device | str = "cpu",
     threads: int = 1,
-    repeats: int = 3,
+    repeats: int = REPEATS,
     name: str | None = None,
 ) -> Runtime:
     """What a frame costs, measured on a seeded sample of whole snippets.
@@ -89,7 +90,7 @@ def measure_sample(
     seed: int = 0,
     device: torch.device | str = "cpu",
     threads: int = 1,
-    repeats: int = 3,
+    repeats: int = REPEATS,
     name: str | None = None,
 ) -> Runtime:
     """``measure_runtime`` on frames that are there already."""

@@ -7,7 +7,7 @@ import shutil
 import tempfile
 import threading
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -18,13 +18,14 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from vodbench.cluster import start_ray
 from vodbench.data_source import DataSource
-from vodbench.errors import UserError
+from vodbench.errors import InterruptedWorkError, UserError
+from vodbench.interruption import from_outside
 from vodbench.knobs import MethodConfig
 from vodbench.registry import method_spec
 from vodbench.storage import filesystem
 from vodbench.training.claims import claim
 from vodbench.training.fingerprints import PlannedStage, plan_stages
-from vodbench.training.keeper import Folder
+from vodbench.training.keeper import Folder, ProgressFile
 from vodbench.training.loop import TrainingError
 from vodbench.training.worker import TrainingJob, run_worker
 
@@ -37,6 +38,10 @@ POLL_S = 0.5
 # What a worker reserves on a CPU machine. Little, because others must fit beside it: trials of a sweep and their tasks.
 # The machine's real load is bounded by ``workers`` x ``threads``.
 WORKER_CPUS = 0.25
+
+
+class TrainingInterruptedError(TrainingError, InterruptedWorkError):
+    """Its workers died again and again, and left no word why."""
 
 
 def train(method: str, config: MethodConfig, source: DataSource, **settings: Any) -> str:
@@ -59,6 +64,7 @@ def train_all(
     on_progress: OnProgress | None = None,
     revision: str = "",
     until: Sequence[int | None] | None = None,
+    on_trained: Callable[[Iterable[str]], None] | None = None,
 ) -> list[str]:
     """Train (method, config) pairs in all their stages, one after another in one Ray Train run.
 
@@ -79,6 +85,7 @@ def train_all(
         until: of the last stage of each training, the iterations after which it pauses (None: it does not). Its weights
             are then at ``Folder(store, fingerprint).paused_url(iterations)``; asked again for more, it goes on from
             there, and ends as if it had never paused.
+        on_trained: called with the fingerprints of the stages that were trained here, by nobody else.
 
     Returns:
         The fingerprints of the finished weights, in the order asked for.
@@ -122,6 +129,8 @@ def train_all(
         with _claimed(store, missing) as held:
             if held:
                 _fit(job(missing), scaling, max_failures, on_progress)
+                if on_trained is not None:
+                    on_trained([planned.fingerprint for planned in missing])
     return [chain[-1].fingerprint for chain in chains]
 
 
@@ -198,14 +207,16 @@ def _claimed(store: str, missing: tuple[PlannedStage, ...]) -> Iterator[bool]:
 def _fit(job: TrainingJob, scaling: ScalingConfig, max_failures: int, on_progress: OnProgress | None) -> None:
     """One Ray Train run for all missing stages: starting it costs seconds."""
     from ray.train import FailureConfig, RunConfig, TrainingFailedError
-    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.torch import TorchTrainer
+
+    from vodbench.training.process_group import NodesTorchConfig
 
     # Ray Train wants a place for checkpoints of its own; ours are in the store, so this stays empty.
     scratch = tempfile.mkdtemp(prefix="vodbench-train-")
     trainer = TorchTrainer(
         run_worker,
         train_loop_config={"job": job},
-        torch_config=TorchConfig(backend="nccl" if scaling.use_gpu else "gloo"),
+        torch_config=NodesTorchConfig(backend="nccl" if scaling.use_gpu else "gloo"),
         scaling_config=scaling,
         run_config=RunConfig(
             name=job.planned[-1].fingerprint,
@@ -216,11 +227,13 @@ def _fit(job: TrainingJob, scaling: ScalingConfig, max_failures: int, on_progres
     progress = job.progress_file()
     relay = _Relay(job.planned, on_progress)
     try:
-        _watch(trainer.fit, lambda: relay.look(progress.read()))
+        _watch(trainer.fit, lambda: relay.look(_last_progress(progress)))
     except TrainingFailedError as error:
         if progress.failure() is None:
             reason = str(error).strip().splitlines()[-1]
-            raise TrainingError(f"training workers died more than {max_failures} times; the last: {reason}") from error
+            raise TrainingInterruptedError(
+                f"training workers died more than {max_failures} times; the last: {reason}"
+            ) from error
     finally:
         failure = progress.failure()
         progress.remove()
@@ -228,6 +241,16 @@ def _fit(job: TrainingJob, scaling: ScalingConfig, max_failures: int, on_progres
     if failure is not None:
         raise _as_error(failure)
     relay.finish()
+
+
+def _last_progress(progress: ProgressFile) -> Mapping[str, Any] | None:
+    """None, too, while storage is out of reach: the workers go on, and so must whoever waits for them."""
+    try:
+        return progress.read()
+    except Exception as error:
+        if not from_outside(error):
+            raise
+        return None
 
 
 def _watch(work: Callable[[], Any], look: Callable[[], None]) -> None:

@@ -18,6 +18,7 @@ from torch import nn
 
 from vodbench.checkpoints import Checkpoint, checkpoint_url, load_checkpoint, save_checkpoint
 from vodbench.data_source import DataSource
+from vodbench.interruption import from_outside
 from vodbench.registry import method_spec
 from vodbench.spec import ClassInfo, Dataset, Method
 from vodbench.storage import write_text
@@ -69,9 +70,9 @@ def run_worker(config: Mapping[str, TrainingJob]) -> None:
         # others wait for its gradients anyway, and two that asked could each hold what the other waits for.
         guard = working if context.get_local_rank() == 0 else nullcontext
         train_stages(job, peers, ray.train.torch.get_device(), guard)
-    except OSError:
-        raise  # storage or another worker is gone for now: Ray Train starts the workers again
     except Exception as error:
+        if isinstance(error, OSError) or from_outside(error):
+            raise  # storage or another worker is gone for now: Ray Train starts the workers again
         progress.fail(error)
         if peers.world > 1:
             raise  # the others wait for this worker's gradients: only a restart of all gets them out

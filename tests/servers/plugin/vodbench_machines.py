@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -19,6 +20,8 @@ from typing import Any
 import fsspec
 import pytest
 
+CEPH = ("radosgw", "ceph-mon", "ceph-osd", "ceph", "radosgw-admin")
+CEPH_PORT = 3310  # of the monitor, fixed in the script that starts it
 START_SECONDS = 300.0
 COMMAND_SECONDS = 500.0
 
@@ -104,6 +107,30 @@ class Swept:
     figures: dict[str, Any]  # of --json
     printed: str  # everything, on both streams
     folder: Path  # where it ran, with Ray's logs in ``ray``
+
+
+def start_s3(tools: Path, folder: Path, log: Path) -> tuple[subprocess.Popen[bytes], S3]:
+    """The script that starts a gateway, on its way, and the gateway; skips where it cannot be had."""
+    missing = [name for name in CEPH if shutil.which(name) is None]
+    if missing:
+        pytest.skip(f"S3 needs {missing[0]}: apt-get install radosgw ceph-mon ceph-osd ceph-common")
+    with socket.socket() as probe:
+        if probe.connect_ex(("127.0.0.1", CEPH_PORT)) == 0:
+            pytest.skip(f"S3 needs port {CEPH_PORT}, where something else listens (another run of these tests?)")
+    port = free_port()
+    with log.open("wb") as file:
+        script = subprocess.Popen(
+            ["bash", str(tools / "s3_up.sh"), str(folder)],
+            env=os.environ | {"RGW_PORT": str(port)}, stdout=file, stderr=file, start_new_session=True,
+        )  # fmt: skip
+    return script, S3(f"http://127.0.0.1:{port}")
+
+
+def kill_s3(script: subprocess.Popen[bytes], folder: Path) -> None:
+    script.kill()
+    for file in (folder / "run").glob("*.pid"):
+        with suppress(ProcessLookupError, ValueError):
+            os.kill(int(file.read_text()), signal.SIGKILL)
 
 
 def vodbench(*words: str, folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:

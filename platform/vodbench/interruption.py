@@ -1,0 +1,78 @@
+"""What fails work from outside: a killed process, a node that went away, storage that was out of reach or full.
+
+It says nothing of the work, which may be tried again as it is.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+
+from vodbench.errors import InterruptedWorkError
+
+# What a system, and s3fs for a store's own errors (503: busy, 500: I/O), say of something that may pass.
+_PASSING = frozenset(
+    {
+        errno.EBUSY,
+        errno.EIO,
+        errno.EAGAIN,
+        errno.EPIPE,
+        errno.ESTALE,
+        errno.ENOSPC,
+        errno.EDQUOT,
+        errno.ENOMEM,
+        errno.ETIMEDOUT,
+        errno.ECONNREFUSED,
+        errno.ECONNRESET,
+        errno.ECONNABORTED,
+        errno.EHOSTDOWN,
+        errno.EHOSTUNREACH,
+        errno.ENETDOWN,
+        errno.ENETUNREACH,
+    }
+)
+# What libraries raise that is no ``OSError``, told by name: none of them is imported for this.
+_NETWORK = frozenset(
+    {
+        ("aiohttp.client_exceptions", "ClientError"),
+        ("botocore.exceptions", "ConnectionError"),
+        ("botocore.exceptions", "HTTPClientError"),
+        ("botocore.exceptions", "IncompleteReadError"),
+    }
+)
+_PROCESSES = frozenset(
+    {
+        "LocalRayletDiedError",
+        "NodeDiedError",
+        "ObjectLostError",
+        "OutOfMemoryError",
+        "RayActorError",
+        "WorkerCrashedError",
+    }
+)
+
+
+def from_outside(error: BaseException) -> bool:
+    """Whether the error, or one that it came from, is of what was around the work and not of the work."""
+    return any(_is_outside(each) for each in _chain(error))
+
+
+def _is_outside(error: BaseException) -> bool:
+    if isinstance(error, (InterruptedWorkError, ConnectionError, TimeoutError)):
+        return True
+    if isinstance(error, OSError) and error.errno in _PASSING:
+        return True
+    bases = {(base.__module__, base.__name__) for base in type(error).__mro__}
+    return bool(bases & _NETWORK) or any(m.startswith("ray.") and name in _PROCESSES for m, name in bases)
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """The error and its causes; Ray keeps what a worker raised in ``cause``."""
+    waiting, seen = [error], set[int]()
+    while waiting:
+        each = waiting.pop()
+        if id(each) not in seen:
+            seen.add(id(each))
+            yield each
+            causes = (getattr(each, "cause", None), each.__cause__)
+            waiting += [cause for cause in causes if isinstance(cause, BaseException)]
