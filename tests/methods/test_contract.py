@@ -399,7 +399,9 @@ def test_settings_together_find_what_each_finds_by_itself(
 
 
 def without_proposals_where_black(method: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    preprocess, propose = method.preprocess, method.rpn.propose
+    """The frame that was looked at last decides; it is the same one alone and in company."""
+    looking = getattr(method, "detector", method)  # methods that propagate maps have one
+    preprocess, propose = looking.preprocess, method.rpn.propose
     seen = {"black": False}
 
     def looked_at(images: Any, *args: Any, **kwargs: Any) -> Any:
@@ -410,7 +412,7 @@ def without_proposals_where_black(method: Any, monkeypatch: pytest.MonkeyPatch) 
         found = propose(*args, **kwargs)
         return [p.top(0) for p in found] if seen["black"] else found
 
-    monkeypatch.setattr(method, "preprocess", looked_at)
+    monkeypatch.setattr(looking, "preprocess", looked_at)
     monkeypatch.setattr(method.rpn, "propose", some)
 
 

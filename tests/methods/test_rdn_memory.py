@@ -135,8 +135,8 @@ def test_refined_proposals_are_those_of_the_pool_gathered_anew(
             expected = method.gather(held, copies, config)
             assert expected.refined is not None
             torch.testing.assert_close(rows_of(got.kv), rows_of(expected.refined), atol=1e-4, rtol=1e-4)
-            assert got.runs is not None
-            named = torch.cat([held[i].boxes[:n] for i, n in got.runs])
+            assert got.counts is not None
+            named = torch.cat([lender.boxes[:n] for lender, n in zip(held, got.counts, strict=True)])
             assert torch.equal(got.kv.boxes, named)
             if repeated:
                 assert got.copies is not None

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from vodbench_methods.rdn.attended import Attended
+from vodbench_methods.rdn.log import rows_of_runs
 from vodbench_methods.rdn.pairs import Entered
 from vodbench_methods.relation import ObjectRelation
 
@@ -114,11 +115,11 @@ class PartialSums:
         for number, (other, unit) in enumerate(zip(others, units, strict=True)):
             output = torch.lerp(output, outputs[:, other], shares[:, number], out=self._before.outputs[unit])
 
-    def joined(self, copies: Sequence[int], counts: Sequence[int]) -> tuple[Tensor, Tensor, Tensor, list[int]]:
+    def joined(self, copies: Sequence[int], counts: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
         """Features, attention to the whole pool and boxes of the refined proposals, frame by frame.
 
-        ``counts`` of them in each frame of the ring, oldest first, which counts ``copies`` times as a key; only the
-        video's first frame and the newest may count more than once. Last: the frames in the order of the rows.
+        ``counts`` of them in each frame of the window, oldest first, which counts ``copies`` times as a key; only the
+        video's first frame and the newest may count more than once.
         """
         slots, first = self._slots, self._first
         inner = copies[0 if first is None else 1 : -1]
@@ -126,12 +127,10 @@ class PartialSums:
         attended = self._newest.counted(copies[-1]).joined(self._since).joined(self._of_earlier(slots))
         if first is not None and len(slots) > 1:
             attended = attended.joined(first.counted(copies[0]))
-        by_slot = sorted(range(len(slots)), key=slots.__getitem__)
-        rows = [slots[p] * self._refined + place for p in by_slot for place in range(counts[p])]
-        chosen = torch.tensor(rows, dtype=torch.long, device=attended.outputs.device)
+        chosen = rows_of_runs([slot * self._refined for slot in slots], counts, attended.outputs.device)
         features, outputs = self._features.flatten(0, 1), attended.outputs.flatten(0, 1).flatten(1)
         boxes = self._boxes.flatten(0, 1)
-        return features[chosen], outputs[chosen], boxes[chosen], by_slot
+        return features[chosen], outputs[chosen], boxes[chosen]
 
     def _of_earlier(self, slots: Sequence[int]) -> Attended:
         """Every slot's attention to the frames that came before its own, the video's first left aside."""

@@ -33,12 +33,12 @@ if TYPE_CHECKING:
 class Refined:
     """Keys and values of the refined proposals of a window.
 
-    ``runs``: in their order, (number of a frame in the window, how many of its best); None: any of them.
+    ``counts``: how many of the best of each frame, frame by frame; None: any of them.
     """
 
     kv: KeyValues
     copies: Tensor | None
-    runs: tuple[tuple[int, int], ...] | None = None
+    counts: tuple[int, ...] | None = None
 
 
 class Refinement(Protocol):
@@ -106,21 +106,17 @@ class RefinedInParts:
 
     def refined(self, copies: Sequence[int]) -> list[Refined]:
         counts = [kept_best(n, self._most) for n in self._counts]
-        features, attention, boxes, order = self._sums.joined(copies, counts)
-        kept = self._method.refined_key_values(features, attention, boxes)
-        return [self._best_of(kept, [counts[i] for i in order], order, copies, share) for share in self._shares]
+        kept = self._method.refined_key_values(*self._sums.joined(copies, counts))
+        return [self._best_of(kept, counts, copies, share) for share in self._shares]
 
-    def _best_of(
-        self, kept: KeyValues, counts: Sequence[int], order: Sequence[int], copies: Sequence[int], share: float
-    ) -> Refined:
-        """Those of one r among the kept, of which frame ``order[i]`` has ``counts[i]``."""
-        wanted = [count_best(self._counts[i], share) for i in order]
+    def _best_of(self, kept: KeyValues, counts: Sequence[int], copies: Sequence[int], share: float) -> Refined:
+        """Those of one r among the kept, of which each frame has so many."""
+        wanted = [count_best(n, share) for n in self._counts]
         if wanted != list(counts):
             starts = [stop - count for stop, count in zip(accumulate(counts), counts, strict=True)]
             rows = rows_of_runs(starts, wanted, kept.boxes.device)
             kept = KeyValues(kept.boxes[rows], kept.keys[:, rows], kept.values[:, rows])
-        counted = spread([copies[i] for i in order], wanted, kept.boxes.device)
-        return Refined(kept, counted, tuple(zip(order, wanted, strict=True)))
+        return Refined(kept, spread(copies, wanted, kept.boxes.device), tuple(wanted))
 
 
 def kept_best(count: int, share: float) -> int:

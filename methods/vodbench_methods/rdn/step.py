@@ -25,9 +25,9 @@ class Step:
         self._basic = method.unrefined_readers[: method.config.N_b]
         self._distiller = method.distiller
         columns = Columns(union, frames)
-        self._parts = [columns.of(view) for view in views]
+        self._parts = [columns.of_best(view.frames, view.log.counts(view.frames)) for view in views]
         self._refined_parts = [
-            [None if r is None or r.runs is None else columns.of_refined(view, r.runs) for r, _ in view.refined]
+            [None if r is None or r.counts is None else columns.of_best(view.frames, r.counts) for r, _ in view.refined]
             for view in views
         ]
         self._rows = union.wide(union.rows(frames))

@@ -88,23 +88,13 @@ class Columns:
     def __init__(self, log: SupportLog, frames: range) -> None:
         self._log, self._first = log, log.rows(frames).start
 
-    def of(self, view: View) -> Part:
-        """The proposals that a window has of its frames: the first of each."""
-        counts = view.log.counts(view.frames)
-        return self._part([(frame - view.frames.start, n) for frame, n in zip(view.frames, counts, strict=True)], view)
-
-    def of_refined(self, view: View, runs: Sequence[tuple[int, int]]) -> Part:
-        """The best of its frames; ``runs`` as in ``Refined``."""
-        return self._part(runs, view)
-
-    def _part(self, runs: Sequence[tuple[int, int]], view: View) -> Part:
-        frames = [view.frames.start + number for number, _ in runs]
+    def of_best(self, frames: range, counts: Sequence[int]) -> Part:
+        """So many of the best of each of these frames."""
         starts = [start - self._first for start in self._log.starts(frames)]
-        counts, there = [n for _, n in runs], self._log.counts(frames)
-        if frames == list(view.frames):
-            rows = slice(starts[0], starts[-1] + there[-1])
-            if counts == there:
-                return Part(rows)
-            if len(set(counts)) == len(set(there)) == 1:
-                return Part(rows, (there[0], counts[0]))
+        there = self._log.counts(frames)
+        rows = slice(starts[0], starts[-1] + there[-1])
+        if list(counts) == there:
+            return Part(rows)
+        if len(set(counts)) == len(set(there)) == 1:
+            return Part(rows, (there[0], counts[0]))
         return Part(rows_of_runs(starts, counts, self._log.boxes(slice(0, 0)).device))
