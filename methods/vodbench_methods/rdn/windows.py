@@ -25,7 +25,7 @@ from vodbench_methods.detection.products import MIN_ROWS
 from vodbench_methods.detection.records import FrameFeatures
 from vodbench_methods.rdn.config import RDNBasicConfig
 from vodbench_methods.rdn.log import SupportLog
-from vodbench_methods.rdn.records import Pool, Support, consecutive
+from vodbench_methods.rdn.records import Pool, Support, consecutive, spread
 from vodbench_methods.rdn.step import Step
 from vodbench_methods.rdn.window import Window
 from vodbench_methods.relation import evenly
@@ -104,11 +104,12 @@ class RelationWindows:
 
     def pool(self, reference: int) -> tuple[Pool, int, list[int]]:
         """The basic stage's pool of the first window, the reference frame's place in it, how often frames count."""
-        window = self._windows[0]
+        window, log = self._windows[0], self._windows[0].log
         frames, copies = window.place(reference, self.num_frames)
-        view = window.view(reference, self.num_frames)
-        kvs = tuple(window.log.key_values(module, view.rows) for module in range(window.log.modules))
-        return Pool(kvs, view.copies, consecutive(window.log.counts(frames))), reference - frames.start, copies
+        rows, counts = log.rows(frames), log.counts(frames)
+        kvs = tuple(log.key_values(module, rows) for module in range(log.modules))
+        counted = spread(copies, counts, log.boxes(rows).device)
+        return Pool(kvs, counted, consecutive(counts)), reference - frames.start, copies
 
     def leave(self, reference: int) -> None:
         """The frame was answered: forget what no later one needs."""
