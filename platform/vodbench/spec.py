@@ -15,7 +15,7 @@ snippet     one annotated video; a still image (ILSVRC DET) is a snippet of one 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -382,6 +382,32 @@ class FrameEncoder(Protocol):
 
     def encode(self, image: Image, config: Any, clock: Clock | None = None) -> Any:
         """All that a frame gives, whatever the rest of the configuration is. (H, W, 3) uint8 RGB."""
+        ...
+
+
+class JointStream(Protocol):
+    """One video going through a method with several configurations at once."""
+
+    def push_encoded(self, encoded: Any) -> list[list[Detections]]:
+        """As ``EncodedStream.push_encoded``: of each frame that became final, the detections by configuration."""
+        ...
+
+    def close(self) -> list[list[Detections]]: ...
+
+
+@runtime_checkable
+class JointMethod(FrameEncoder, Protocol):
+    """What a ``FrameEncoder`` may offer besides: streams of several configurations that share more than encoded frames.
+
+    Each configuration gets what its own stream finds, to the last bit; frames may become final later than there.
+    """
+
+    def joins(self, config: Any) -> Hashable | None:
+        """Configurations with equal answers may go through one ``joint_stream``; None: this one goes alone."""
+        ...
+
+    def joint_stream(self, configs: Sequence[Any], clock: Clock | None = None) -> JointStream:
+        """A fresh stream of these configurations, which may differ from the method's own in inference knobs."""
         ...
 
 

@@ -363,6 +363,59 @@ def test_streams_that_share_encoded_frames_see_what_they_see_alone(
             assert_equal(got, alone, box=0, score=0)
 
 
+SWEPT: dict[str, tuple[Any, ...]] = {"T": (1, 3, 20), "K": (1, 2, 7, 12), "r": (5.0, 100.0), "test_frames": (1, 20)}
+
+
+def sweep_of(config: MethodConfig) -> list[MethodConfig]:
+    """Settings as sweeps draw them: every inference knob changed, those of attention several times and together."""
+    knobs = config.inference_settings()
+    values = {name: (CHANGED[name], *SWEPT.get(name, ())) for name in knobs}
+    own = [config, *(config.replace(**{name: value}) for name in knobs for value in values[name])]
+    mixed = [
+        config.replace(**{name: values[name][n % len(values[name])] for name in SWEPT if name in knobs})
+        for n in range(12)
+    ]
+    linked = [c.replace(linking="tube") for c in mixed[:2] if "linking" in knobs]
+    return [c for c in (*own, *mixed, *linked, config) if not c.guided]
+
+
+@pytest.mark.parametrize(("num_frames", "empty"), [(1, ()), (5, ()), (9, (0, 4, 5)), (3, (0, 1, 2))])
+def test_settings_together_find_what_each_finds_by_itself(
+    method: Method, config: MethodConfig, monkeypatch: pytest.MonkeyPatch, num_frames: int, empty: tuple[int, ...]
+) -> None:
+    """To the last bit: one frame, fewer frames than the window, frames without proposals, and settings that differ in
+    one thing or in many."""
+    images = video(num_frames)
+    for number in empty:
+        images[number][:] = 0
+    without_proposals_where_black(method, monkeypatch)
+    configs = sweep_of(config)
+    together = detect_snippet(method, configs, images)
+    for own, result in zip(configs, together, strict=True):
+        (alone,) = detect_snippet(method, [own], images)
+        assert len(result.stage_ms) == num_frames
+        for got, expected in zip(result.detections, alone.detections, strict=True):
+            assert_equal(got, expected, box=0, score=0)
+
+
+def without_proposals_where_black(method: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The frame that was looked at last decides; it is the same one alone and in company."""
+    looking = getattr(method, "detector", method)  # methods that propagate maps have one
+    preprocess, propose = looking.preprocess, method.rpn.propose
+    seen = {"black": False}
+
+    def looked_at(images: Any, *args: Any, **kwargs: Any) -> Any:
+        seen["black"] = not images[-1].any()
+        return preprocess(images, *args, **kwargs)
+
+    def some(*args: Any, **kwargs: Any) -> Any:
+        found = propose(*args, **kwargs)
+        return [p.top(0) for p in found] if seen["black"] else found
+
+    monkeypatch.setattr(looking, "preprocess", looked_at)
+    monkeypatch.setattr(method.rpn, "propose", some)
+
+
 def test_kept_features_change_no_detection(
     spec: MethodSpec, method: Method, config: MethodConfig, tmp_path: Path
 ) -> None:

@@ -7,10 +7,12 @@ import math
 import numpy as np
 import pytest
 import torch
+import torchvision
 from torch import Tensor
 
 from vodbench_methods.detection.anchors import cell_anchors, grid_anchors
-from vodbench_methods.detection.boxes import clip, decode, encode, pairwise_iou, suppress, suppress_per_class
+from vodbench_methods.detection.boxes import clip, decode, encode, pairwise_iou, suppress
+from vodbench_methods.detection.grouped_nms import FEW_BOXES, suppress_in_groups, suppress_per_class
 
 WEIGHTS = (10.0, 10.0, 5.0, 5.0)
 EXTENTS = [0.0, 1.0]
@@ -104,6 +106,27 @@ def test_suppress_per_class_spares_other_classes() -> None:
         expected += [members[k] for k in kept]
     expected.sort(key=lambda i: -float(scores[i]))
     assert suppress_per_class(boxes, scores, labels, 0.4).tolist() == expected
+
+
+@pytest.mark.parametrize("extent", EXTENTS)
+@pytest.mark.parametrize("threshold", [0.0, 0.3, 0.7, 1.0])
+def test_groups_of_any_size_are_suppressed_as_if_each_was_alone(threshold: float, extent: float) -> None:
+    """Groups of one box, of as many as are done at once, and of more; scores that tie; boxes without extent."""
+    sizes = [1, 2, 3, FEW_BOXES - 1, FEW_BOXES, FEW_BOXES + 1, 2 * FEW_BOXES, *range(1, 40)]
+    generator = torch.Generator().manual_seed(9)
+    groups = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
+    groups = groups[torch.randperm(len(groups), generator=generator)] * 3 - 5
+    boxes = random_boxes(len(groups), 10, 40.0)
+    boxes[::7, 2:] = boxes[::7, :2]
+    boxes[1::5] = boxes[0]
+    scores = (torch.rand(len(groups), generator=generator) * 50).round() / 50
+    got = suppress_in_groups(boxes, scores, groups, threshold, extent)
+    for group in groups.unique():
+        (members,) = torch.where(groups == group)
+        stays = torch.zeros(len(members), dtype=torch.bool)
+        inclusive = boxes[members] + torch.tensor([0.0, 0.0, extent, extent])
+        stays[torchvision.ops.nms(inclusive, scores[members], threshold)] = True
+        assert torch.equal(got[members], stays)
 
 
 def test_suppress_nothing() -> None:

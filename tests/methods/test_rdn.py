@@ -18,10 +18,11 @@ from vodbench.spec import Detections
 from vodbench_methods.detection.records import FrameFeatures, Proposals
 from vodbench_methods.detection.warm_start import narrowed
 from vodbench_methods.rdn.basic import RDNBasic
+from vodbench_methods.rdn.choice import count_best
 from vodbench_methods.rdn.config import RDNBasicConfig, RDNConfig
-from vodbench_methods.rdn.full import RDN, best, count_best
-from vodbench_methods.rdn.memory import RefiningMemory
+from vodbench_methods.rdn.full import RDN, best
 from vodbench_methods.rdn.records import Support
+from vodbench_methods.rdn.refinement import RefinedAnew, RefinedInParts
 from vodbench_methods.rdn.specs import BASIC, FULL
 from vodbench_methods.relation.reference import relation_reference
 from vodbench_methods.sequence import window
@@ -139,8 +140,9 @@ def test_stream_equals_a_window_from_scratch(tiny: Any, ends: str, top_r: str, n
 def test_streams_use_the_partial_sums_where_they_hold(tiny: Any) -> None:
     """The oracle above must have tested the cache, and the cache must not be used where it would be wrong."""
     method: RDN = tiny.method()
-    assert isinstance(method.memory(method.config), RefiningMemory)
-    assert not isinstance(method.memory(tiny.config(top_r="pool")), RefiningMemory)
+    ((kept, _),), ((anew, _),) = method.refinements([[method.config], [tiny.config(top_r="pool")]])
+    assert isinstance(kept, RefinedInParts)
+    assert isinstance(anew, RefinedAnew)
 
 
 def test_long_streams_do_not_drift(tiny: Any) -> None:

@@ -8,12 +8,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from vodbench_methods.detection.products import MIN_COLUMNS
+from vodbench_methods.rdn.attended import Attended
 from vodbench_methods.rdn.config import TINY, RDNConfig
 from vodbench_methods.rdn.full import RDN
-from vodbench_methods.rdn.memory import RefiningMemory
-from vodbench_methods.rdn.partial_sums import Attended, PartialSums
+from vodbench_methods.rdn.log import SupportLog
+from vodbench_methods.rdn.partial_sums import PartialSums
 from vodbench_methods.rdn.records import Support
-from vodbench_methods.rdn.ring import SupportRing
+from vodbench_methods.rdn.refinement import RefinedInParts
 from vodbench_methods.relation import KeyValues
 
 HEADS, WIDTH = 4, 8
@@ -65,58 +67,62 @@ def rows_of(kv: KeyValues) -> Tensor:
     return sorted_rows(kv.boxes, kv.keys.transpose(0, 1), kv.values.transpose(0, 1))
 
 
-@pytest.mark.parametrize("counts", [FULL, RAGGED])
+@pytest.mark.parametrize("counts", [FULL, RAGGED, [0, 0, 0, 4, 0, 0, 0, 0, 0, 0]])
+@pytest.mark.parametrize("per_frame", [1, 3, CONFIG.K])
 @torch.inference_mode()
-def test_a_ring_holds_the_window(method: RDN, counts: list[int]) -> None:
-    supports, ring = lent(method, counts), SupportRing(FRAMES, CONFIG.K)
+def test_a_log_holds_the_best_of_the_window(method: RDN, counts: list[int], per_frame: int) -> None:
+    """In the frames' order and one piece, through all of its turns."""
+    supports, log = lent(method, counts), SupportLog(FRAMES, per_frame, 2)
     for window, entered in windows(len(counts)):
-        if not entered or len(ring) == FRAMES:
-            ring.pop()
+        if not entered or len(range(log.oldest, log.stop)) == FRAMES:
+            log.pop()
         if entered:
-            ring.push(supports[window[-1]])
-        copies = [2 + i for i in range(len(window))]
-        pool = ring.pool(copies)
-        assert len(pool.places) == len(window)
-        assert sum(len(kv) for kv in pool.kvs) == len(method.unrefined_readers) * sum(counts[i] for i in window)
-        assert pool.copies is not None
-        for frame, place, times in zip(window, pool.places, copies, strict=True):
-            assert pool.copies[place].tolist() == [times] * counts[frame]
-            for kv, expected in zip(pool.kvs, supports[frame].kvs, strict=True):
-                assert torch.equal(kv.boxes[place], expected.boxes)
-                assert torch.equal(kv.keys[:, place], expected.keys)
-                assert torch.equal(kv.values[:, place], expected.values)
+            log.push(supports[window[-1]])
+        frames = range(window[0], window[-1] + 1)
+        assert (log.oldest, log.stop) == (frames.start, frames.stop)
+        held = [supports[i].top(per_frame) for i in frames]
+        assert log.counts(frames) == [len(s) for s in held]
+        for module in range(2):
+            expected = KeyValues.concatenate([s.kvs[module] for s in held])
+            kv = log.key_values(module, log.rows(frames))
+            assert torch.equal(kv.boxes, expected.boxes)
+            assert torch.equal(kv.keys, expected.keys)
+            assert torch.equal(kv.values, expected.values)
+        assert len(log.boxes(log.wide(log.rows(frames)))) >= MIN_COLUMNS
+        inner = frames[len(frames) // 2 :]
+        assert torch.equal(log.boxes(log.rows(inner)), torch.cat([supports[i].top(per_frame).boxes for i in inner]))
 
 
 @torch.inference_mode()
-def test_the_pool_of_a_full_window_is_no_copy(method: RDN) -> None:
-    supports, ring = lent(method, FULL), SupportRing(FRAMES, CONFIG.K)
-    for support in supports[: FRAMES + 2]:
-        if len(ring) == FRAMES:
-            ring.pop()
-        ring.push(support)
-    first, second = (ring.pool([1] * FRAMES).kvs[0] for _ in range(2))
-    assert first.keys.data_ptr() == second.keys.data_ptr()
-    assert first.values.data_ptr() == second.values.data_ptr()
-    assert first.boxes.data_ptr() == second.boxes.data_ptr()
+def test_the_windows_of_a_log_are_no_copies(method: RDN) -> None:
+    supports, log = lent(method, FULL), SupportLog(FRAMES, CONFIG.K, 2)
+    for support in supports[:FRAMES]:
+        log.push(support)
+    whole, part = log.key_values(0, log.rows(range(FRAMES))), log.key_values(0, log.rows(range(1, FRAMES)))
+    assert whole.keys.data_ptr() + CONFIG.K * WIDTH * 4 == part.keys.data_ptr()
+    assert whole.values.data_ptr() + CONFIG.K * WIDTH * 4 == part.values.data_ptr()
 
 
 # A frame that outweighs all others by more than float32 can tell, while it is in the window and after it has left.
 @pytest.mark.parametrize("loud", [None, 0, 3, 11])
 @pytest.mark.parametrize("counts", [FULL, RAGGED])
 @pytest.mark.parametrize("repeated", [False, True])
+@pytest.mark.parametrize("shares", [[40.0], [100.0, 20.0, 40.0]])
 @torch.inference_mode()
 def test_refined_proposals_are_those_of_the_pool_gathered_anew(
-    method: RDN, counts: list[int], loud: int | None, repeated: bool
+    method: RDN, counts: list[int], loud: int | None, repeated: bool, shares: list[float]
 ) -> None:
     supports = lent(method, counts, [30.0 if i == loud else 1.0 for i in range(len(counts))])
-    memory = method.memory(CONFIG)
-    assert isinstance(memory, RefiningMemory)
+    configs = [CONFIG.replace(r=share) for share in shares]
+    (((refinement, served),),) = method.refinements([configs])
+    assert isinstance(refinement, RefinedInParts)
+    assert served == [[n] for n in range(len(shares))]
     previous = range(0)
     for window, entered in windows(len(counts)):
         if len(previous) and previous[0] != window[0]:
-            memory.pop()
+            refinement.pop()
         if entered:
-            memory.push(supports[window[-1]])
+            refinement.push(supports[window[-1]])
         previous = window
         copies = [1] * len(window)
         if repeated:  # the first frame of the video and the newest stand in for those beyond its ends
@@ -125,16 +131,19 @@ def test_refined_proposals_are_those_of_the_pool_gathered_anew(
         held = [supports[i] for i in window]
         if not any(counts[i] for i in window):
             continue
-        got, expected = memory.pool(copies), method.gather(held, copies, CONFIG)
-        assert got.refined is not None
-        assert expected.refined is not None
-        torch.testing.assert_close(rows_of(got.refined), rows_of(expected.refined), atol=1e-4, rtol=1e-4)
-        if repeated:
-            assert got.refined_copies is not None
-            assert expected.refined_copies is not None
-            got_copies = sorted_rows(got.refined.boxes, got.refined_copies[:, None])
-            expected_copies = sorted_rows(expected.refined.boxes, expected.refined_copies[:, None])
-            assert torch.equal(got_copies, expected_copies)
+        for got, config in zip(refinement.refined(copies), configs, strict=True):
+            expected = method.gather(held, copies, config)
+            assert expected.refined is not None
+            torch.testing.assert_close(rows_of(got.kv), rows_of(expected.refined), atol=1e-4, rtol=1e-4)
+            assert got.counts is not None
+            named = torch.cat([lender.boxes[:n] for lender, n in zip(held, got.counts, strict=True)])
+            assert torch.equal(got.kv.boxes, named)
+            if repeated:
+                assert got.copies is not None
+                assert expected.refined_copies is not None
+                got_copies = sorted_rows(got.kv.boxes, got.copies[:, None])
+                expected_copies = sorted_rows(expected.refined.boxes, expected.refined_copies[:, None])
+                assert torch.equal(got_copies, expected_copies)
 
 
 def test_attention_to_two_sets_of_keys_is_joined() -> None:
@@ -156,8 +165,7 @@ def test_attention_to_two_sets_of_keys_is_joined() -> None:
 
 
 def test_the_size_foretold_is_the_size_taken(method: RDN) -> None:
-    ring = SupportRing(FRAMES, CONFIG.K)
-    sums = PartialSums(method.refine, ring, 0, refined_per_frame=2)
+    sums = PartialSums(method.refine, FRAMES, refined_per_frame=2)
     unit = 4 * 2 * HEADS * WIDTH
     foretold = PartialSums.bytes_needed(FRAMES, 2, HEADS * WIDTH)
     assert foretold == 10 * unit  # pairs of five frames

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from vodbench_methods.relation import KeyValues, ObjectRelation, SharedGeometry, geometry
+from vodbench_methods.relation import KeyValues, ObjectRelation, SharedGeometry, evenly, geometry
 from vodbench_methods.relation.reference import pair_embedding, relation_reference
 from vodbench_methods.relation.waves import PairWaves
 
@@ -227,7 +227,8 @@ def test_partial_sums_join_to_the_whole(generator: torch.Generator) -> None:
     kv = module.project_keys(y, key_boxes)
     present = torch.ones(12)
     present[[2, 3, 8, 9, 10, 11]] = 0  # the last run holds padding alone
-    outputs, log_sums = module.partial_sums(x, boxes, kv, groups=3, present=present)
+    (geometry,) = SharedGeometry([module], key_boxes).of_all(boxes)
+    outputs, log_sums = module.partial_sums(module.queries(x), geometry, kv, groups=3, present=present)
     joined = (log_sums.softmax(dim=1)[..., None] * outputs).sum(dim=1).flatten(1)
     alone = module.project_keys(y[present > 0], key_boxes[present > 0])
     torch.testing.assert_close(joined, module.attend(x, boxes, alone), atol=1e-5, rtol=0)
@@ -241,6 +242,16 @@ def test_weights_are_a_distribution_that_gives_the_output(generator: torch.Gener
     torch.testing.assert_close(weights.sum(dim=-1), torch.ones(4, 5))
     gathered = torch.einsum("hqk,hkd->qhd", weights, kv.values).flatten(1)
     torch.testing.assert_close(gathered, module.attend(x, boxes, kv), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("count", "size"), [(0, 4), (1, 4), (8, 8), (9, 8), (33, 32), (300, 32), (1000, 7)])
+def test_parts_are_even(count: int, size: int) -> None:
+    parts = evenly(count, size)
+    assert [row for part in parts for row in range(count)[part]] == list(range(count))
+    lengths = [part.stop - part.start for part in parts]
+    assert max(lengths) <= size
+    assert max(lengths) - min(lengths) <= 1
+    assert len(parts) == max(1, -(-count // size))
 
 
 def test_large_logits_do_not_overflow(generator: torch.Generator) -> None:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from vodbench.bench import many_settings
 from vodbench.bench.many_settings import table_settings
 from vodbench.cli import app
 from vodbench.detections import DetectionSet
 from vodbench.errors import UserError
+from vodbench.spec import Detections
+from vodbench.streaming import SnippetResult
 
 
 @pytest.mark.parametrize(
@@ -46,6 +51,47 @@ def test_figures(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyP
     for together, alone in zip(scored[1:25], scored[25:], strict=True):
         assert len(together.scores)
         assert np.array_equal(together.scores, alone.scores)
+
+
+def test_parts_add_up() -> None:
+    """Of a snippet in which frames come again: their encoding counts each time, and is done once."""
+    costs = many_settings.measure_settings(
+        "tiny", 48, 6, torch.device("cpu"), lambda what: None, distinct=2, one_by_one=False
+    )
+    figures = costs.figures()
+    for name in ("evaluation", "sweep"):
+        shares = {part: figures[f"{name}_share_{part}"] for part in ("encoding", "relation", "post", "scoring")}
+        assert min(shares.values()) > 0
+        assert sum(shares.values()) == pytest.approx(1)
+    assert figures["cost_in_evaluations"] == pytest.approx(costs.together.total / costs.one.total)
+    assert "cost_in_evaluations_one_by_one" not in figures
+
+
+def test_a_frame_that_comes_again_is_counted_but_not_encoded() -> None:
+    calls = []
+
+    class Encoder:
+        def encode(self, image: Any, config: Any) -> str:
+            calls.append(image)
+            return f"encoded {len(calls)}"
+
+    method, images = Encoder(), [np.zeros((1, 1, 3), np.uint8) for _ in range(2)]
+    encodings = many_settings._Encodings(method)
+    assert [method.encode(images[n % 2], None) for n in range(6)] == ["encoded 1", "encoded 2"] * 3
+    assert len(calls) == 2
+    assert encodings.repeated == pytest.approx(2 * encodings.spent)
+    encodings.begin()
+    assert method.encode(images[0], None) == "encoded 3"
+
+
+def test_a_difference_is_not_measured() -> None:
+    found = Detections(np.zeros((1, 4), np.float32), np.array([0.5], np.float32), np.array([1], np.int64))
+    other = replace(found, scores=np.nextafter(found.scores, np.float32(1)))
+    results = [SnippetResult([found], [{}])]
+    many_settings._assert_same(results, results)
+    for wrong in (other, replace(found, labels=np.array([2], np.int64)), Detections.empty()):
+        with pytest.raises(RuntimeError, match="found something else"):
+            many_settings._assert_same(results, [SnippetResult([wrong], [{}])])
 
 
 @pytest.mark.parametrize(

@@ -201,6 +201,16 @@ def test_a_stream_that_loses_a_frame_is_named(plain: ModuleType) -> None:
         detect_snippet(plain.PlainMethod(config), [config], images)
 
 
+def test_equal_configurations_are_run_once(plain: ModuleType, tmp_path: Path) -> None:
+    trace = tmp_path / "trace"
+    one, other = (plain.PlainConfig(T=T, trace=str(trace)) for T in (0, 1))
+    images = [np.full((4, 4, 3), n, np.uint8) for n in range(3)]
+    results = detect_snippet(plain.PlainMethod(one), [one, other, one.replace(), other], images)
+    assert trace.read_text().count("stream") == 2
+    assert results[0] is results[2]
+    assert results[1] is results[3]
+
+
 def test_an_empty_snippet_gives_nothing(plain: ModuleType) -> None:
     config = plain.PlainConfig()
     (nothing,) = detect_snippet(plain.PlainMethod(config), [config], [])

@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vodbench_methods.detection.boxes import clip, decode, suppress_per_class
+from vodbench_methods.detection.boxes import clip, decode
 from vodbench_methods.detection.config import DetectorConfig
+from vodbench_methods.detection.grouped_nms import suppress_in_groups
 from vodbench_methods.detection.records import RoiSamples, Selected
 
 
@@ -105,8 +106,25 @@ def select_detections(
     logits: Tensor, deltas: Tensor, boxes: Tensor, size: tuple[int, int], config: DetectorConfig
 ) -> Selected:
     """Detections of one image: the candidates after NMS per class, the best ``max_detections``."""
-    found = select_candidates(logits, deltas, boxes, size, config)
+    return select_detections_of_many(logits[None], deltas[None], boxes, size, config)[0]
+
+
+@torch.no_grad()
+def select_detections_of_many(
+    logits: Tensor, deltas: Tensor, boxes: Tensor, size: tuple[int, int], config: DetectorConfig
+) -> list[Selected]:
+    """``select_detections`` for S predictions of the same proposals, each by itself: logits (S, n, C + 1), deltas
+    (S, n, 4 * (C + 1))."""
+    many, count = logits.shape[:2]
+    found = select_candidates(logits.flatten(0, 1), deltas.flatten(0, 1), boxes.repeat(many, 1), size, config)
+    one = found.proposal // max(count, 1)  # which prediction each candidate is of
     extent = 1.0 if config.inclusive_boxes else 0.0
-    best = suppress_per_class(found.boxes, found.scores, found.labels, config.nms_threshold, extent)
-    best = best[: config.max_detections]
-    return Selected(found.boxes[best], found.scores[best], found.labels[best], found.proposal[best])
+    groups = one * logits.shape[2] + found.labels
+    (kept,) = torch.where(suppress_in_groups(found.boxes, found.scores, groups, config.nms_threshold, extent))
+    kept = kept[found.scores[kept].argsort(descending=True, stable=True)]
+    kept = kept[one[kept].argsort(stable=True)]  # by prediction, then by descending score
+    lots = torch.split(kept, torch.bincount(one[kept], minlength=many).tolist())
+    return [
+        Selected(found.boxes[best], found.scores[best], found.labels[best], found.proposal[best] - number * count)
+        for number, best in enumerate(lot[: config.max_detections] for lot in lots)
+    ]

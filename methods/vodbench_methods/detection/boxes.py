@@ -47,7 +47,7 @@ def clip(boxes: Tensor, size: tuple[int, int]) -> Tensor:
 
 def pairwise_iou(a: Tensor, b: Tensor, extent: float = 0.0) -> Tensor:
     """(N, M) intersection over union."""
-    iou: Tensor = torchvision.ops.box_iou(_widened(a, extent), _widened(b, extent))
+    iou: Tensor = torchvision.ops.box_iou(widened(a, extent), widened(b, extent))
     return iou
 
 
@@ -57,21 +57,11 @@ def suppress(boxes: Tensor, scores: Tensor, threshold: float, extent: float = 0.
     Where scores tie (a saturated sigmoid), the order of torch's default sort decides, as in mega.pytorch.
     """
     order = scores.sort(descending=True).indices
-    kept: Tensor = torchvision.ops.nms(_widened(boxes[order], extent), scores[order], threshold)
+    kept: Tensor = torchvision.ops.nms(widened(boxes[order], extent), scores[order], threshold)
     return order[kept]
 
 
-def suppress_per_class(boxes: Tensor, scores: Tensor, labels: Tensor, threshold: float, extent: float = 0.0) -> Tensor:
-    """``suppress`` within each label; indices by descending score over all labels."""
-    kept = torch.zeros(len(boxes), dtype=torch.bool, device=boxes.device)
-    for label in torch.unique(labels):
-        (members,) = torch.where(labels == label)
-        kept[members[suppress(boxes[members], scores[members], threshold, extent)]] = True
-    (indices,) = torch.where(kept)
-    return indices[scores[indices].argsort(descending=True, stable=True)]
-
-
-def _widened(boxes: Tensor, extent: float) -> Tensor:
+def widened(boxes: Tensor, extent: float) -> Tensor:
     """Boxes whose plain ``x2 - x1`` is their width."""
     return boxes + boxes.new_tensor((0.0, 0.0, extent, extent)) if extent else boxes
 

@@ -25,9 +25,16 @@ from vodbench.spec import ClipFrame, Clock, Detections, Floats, Image, Ints, Str
 from vodbench.transforms import Resized, flip_boxes, flip_image, resize_shorter
 from vodbench_methods.detection.backbones import Backbone, build_backbone, load_torchvision_weights
 from vodbench_methods.detection.batch_norm import FoldedCopy
-from vodbench_methods.detection.box_head import BoxPredictor, head_losses, select_candidates, select_detections
+from vodbench_methods.detection.box_head import (
+    BoxPredictor,
+    head_losses,
+    select_candidates,
+    select_detections,
+    select_detections_of_many,
+)
 from vodbench_methods.detection.clock import NullClock
 from vodbench_methods.detection.config import DetectorConfig, FasterRCNNConfig
+from vodbench_methods.detection.products import rows_are_exact
 from vodbench_methods.detection.records import (
     Batch,
     FrameFeatures,
@@ -234,6 +241,34 @@ class TwoStageDetector(nn.Module):
         selected = select_detections(logits, deltas, frame.boxes, frame.size, config)
         return Detections(*_in_original(selected, frame.resized))
 
+    def detections_of_many(
+        self, frame: FrameFeatures, features: Sequence[Tensor], configs: Sequence[DetectorConfig]
+    ) -> list[Detections]:
+        """``detections`` for several configurations, each with its own features of ``frame``'s n proposals.
+
+        Every configuration gets what ``detections`` gives it. Features that are the same tensor are looked at once.
+        """
+        distinct = list({id(own): own for own in features}.values())
+        place = {id(own): number for number, own in enumerate(distinct)}
+        logits, deltas = self._predictions(distinct)
+        found: list[Detections | None] = [None] * len(configs)
+        for alike in _alike(configs):
+            chosen = [place[id(features[n])] for n in alike]
+            selected = select_detections_of_many(
+                logits[chosen], deltas[chosen], frame.boxes, frame.size, configs[alike[0]]
+            )
+            for number, own in zip(alike, selected, strict=True):
+                found[number] = Detections(*_in_original(own, frame.resized))
+        return cast(list[Detections], found)
+
+    def _predictions(self, features: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """(S, n, C + 1) logits and (S, n, 4 * (C + 1)) deltas of S times (n, fc_channels)."""
+        if rows_are_exact(len(features[0]), features[0].device):
+            logits, deltas = self.predictor(torch.cat(list(features)))
+            return logits.unflatten(0, (len(features), -1)), deltas.unflatten(0, (len(features), -1))
+        logits, deltas = zip(*map(self.predictor, features), strict=True)
+        return torch.stack(logits), torch.stack(deltas)
+
     def boxes_to_link(
         self, frame: FrameFeatures, features: Tensor, config: DetectorConfig, relation: Tensor | None = None
     ) -> FrameBoxes:
@@ -305,6 +340,15 @@ class TwoStageDetector(nn.Module):
                 "start from a checkpoint of the same backbone and detector settings"
             )
         self.load_state_dict(fitting, strict=False)
+
+
+def _alike(configs: Sequence[DetectorConfig]) -> list[list[int]]:
+    """The numbers of the configurations that select detections in the same way."""
+    ways: dict[tuple[float, float, int], list[int]] = {}
+    for number, config in enumerate(configs):
+        way = (config.score_threshold, config.nms_threshold, config.max_detections)
+        ways.setdefault(way, []).append(number)
+    return list(ways.values())
 
 
 def _in_original(selected: Selected, resized: Resized) -> tuple[Floats, Floats, Ints]:

@@ -11,7 +11,7 @@ All modules attend to the same S, so the keys and values of a support frame are 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -19,17 +19,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vodbench.knobs import MethodConfig
-from vodbench.spec import Clock, Detections, Image
+from vodbench.spec import Clock, Detections, Image, JointStream
 from vodbench_methods.detection.box_head import fully_connected
 from vodbench_methods.detection.clip_training import ClipTrainedDetector, lent_frames
 from vodbench_methods.detection.clock import NullClock
+from vodbench_methods.detection.products import products_are_exact
 from vodbench_methods.detection.records import Batch, FrameFeatures, Proposals, RoiSamples
-from vodbench_methods.detection.streaming import Answer, AnswerStream, Found
+from vodbench_methods.detection.streaming import Answer, AnswerStream, Found, inference_config
 from vodbench_methods.rdn.config import RDNBasicConfig
-from vodbench_methods.rdn.memory import Memory
 from vodbench_methods.rdn.records import Pool, Support, consecutive, spread
-from vodbench_methods.rdn.ring import SupportRing
-from vodbench_methods.rdn.stream import RDNStream, detect_window
+from vodbench_methods.rdn.refinement import Served
+from vodbench_methods.rdn.stream import RDNJointStream, RDNStream, detect_window
 from vodbench_methods.relation import Floor, KeyValues, ObjectRelation, SharedGeometry
 
 
@@ -69,9 +69,6 @@ class RDNBasic(ClipTrainedDetector):
 
     def _activated(self, features: Tensor) -> Tensor:
         return F.relu(features) if self.config.relation_order == "pre" else features
-
-    def _added(self, features: Tensor, attention: Tensor) -> Tensor:
-        return features + attention if self.config.relation_order == "pre" else F.relu(features + attention)
 
     # ---- a frame in its window
 
@@ -116,8 +113,8 @@ class RDNBasic(ClipTrainedDetector):
     def _relate_rows(self, features: Tensor, geometry: Sequence[Tensor], pool: Pool) -> Tensor:
         for index, (module, weights) in enumerate(zip(self.unrefined_readers, geometry, strict=False)):
             if index:
-                features = self._activated(self.fcs[index](features))
-            features = self._added(features, module.attend_weighted(features, weights, pool.kvs[index], pool.copies))
+                features = self.between(index, features)
+            features = self.added(features, module.attend_weighted(features, weights, pool.kvs[index], pool.copies))
         return features
 
     def relation_to(self, frame: FrameFeatures, pool: Pool, keys: slice) -> Tensor:
@@ -130,15 +127,44 @@ class RDNBasic(ClipTrainedDetector):
         features = frame.features
         if before:
             features = self._basic(features, frame.boxes, pool, before)
-            features = self._activated(self.fcs[before](features))
+            features = self.between(before, features)
         return module.weights(features, frame.boxes, kv, pool.copies)[..., keys].mean(dim=0)
 
-    def memory(self, config: RDNBasicConfig) -> Memory:
-        """A fresh sliding buffer for a stream."""
-        return SupportRing(2 * config.T + 1, config.K)
+    @property
+    def distiller(self) -> ObjectRelation | None:
+        """The module that attends to refined proposals, where there is an advanced stage."""
+        return None
+
+    def refinements(self, windows: Sequence[Sequence[RDNBasicConfig]]) -> list[list[Served]]:
+        """For each window, which is of configurations that agree in T, K and video ends: what refines its pools.
+
+        Nothing without an advanced stage.
+        """
+        return [[] for _ in windows]
+
+    def between(self, module: int, features: Tensor) -> Tensor:
+        """h_n of the features that basic module ``module`` - 1 gave: what the queries of the next are made of."""
+        return self._activated(self.fcs[module](features))
+
+    def added(self, features: Tensor, attention: Tensor) -> Tensor:
+        """f of Eq. 4: features with what they attended to."""
+        return features + attention if self.config.relation_order == "pre" else F.relu(features + attention)
+
+    # ---- streams
 
     def answer_stream(self, config: RDNBasicConfig, clock: Clock, answer: Answer[Found]) -> AnswerStream[Found]:
         return RDNStream(self, config, clock, answer)
+
+    def joins(self, config: MethodConfig) -> Hashable | None:
+        """See ``vodbench.spec.JointMethod``: without linking, and where products are exact, all that see the same
+        reference proposals."""
+        own = cast(RDNBasicConfig, config)
+        exact = products_are_exact(own.fc_channels // own.heads, self.device) and own.linking == "none"
+        return (own.candidates, own.encoded_proposals, own.proposals) if exact else None
+
+    def joint_stream(self, configs: Sequence[MethodConfig], clock: Clock | None = None) -> JointStream:
+        own = [inference_config(self.config, config) for config in configs]
+        return RDNJointStream(self, own, clock or NullClock())
 
     def detect_in_video(self, images: Sequence[Image], reference: int, config: RDNBasicConfig) -> Detections:
         """Clip-wise inference: detections of one frame of a whole video, from scratch. A stream must agree."""

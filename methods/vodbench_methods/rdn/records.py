@@ -24,6 +24,11 @@ class Support:
     def __len__(self) -> int:
         return len(self.boxes)
 
+    def top(self, k: int) -> Support:
+        """The k best proposals (all where there are fewer)."""
+        kvs = tuple(KeyValues(kv.boxes[:k], kv.keys[:, :k], kv.values[:, :k]) for kv in self.kvs)
+        return Support(self.boxes[:k], self.objectness[:k], self.features[:k], kvs)
+
 
 @dataclass(frozen=True, slots=True)
 class Pool:

@@ -16,6 +16,7 @@ float32 whatever the network runs in: in bfloat16 the angles (up to 1,000 rad) a
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Literal, TypeAlias
 
 import torch
@@ -92,7 +93,9 @@ class GeometricWeights:
     def _query_side(self, queries: Tensor) -> Tensor:
         """(Q, H, 33): what the key's 32 waves and a one are multiplied with."""
         waves = _size_waves(queries).transpose(0, 1)
-        mixed = torch.bmm(waves, self._size_mixture).view(len(waves), len(queries), self.num_heads, 2)
+        # Sums of two products, not a matrix product: these round in one way whatever the number of queries.
+        mixed = waves[..., :1] * self._size_mixture[:, :1] + waves[..., 1:] * self._size_mixture[:, 1:]
+        mixed = mixed.view(len(waves), len(queries), self.num_heads, 2)
         bias = self._bias[:, None].expand(len(queries), -1, 1)
         return torch.cat([mixed.permute(1, 2, 0, 3).flatten(2), bias], dim=2)
 
@@ -143,6 +146,16 @@ def rows_per_chunk(num_keys: int, num_heads: int, device: torch.device) -> int:
     """How many queries to relate at a time: few enough for their pairs to stay in the last cache level (CPU) or in a
     modest share of memory (GPU), many enough for matrix products to run near their best."""
     return _rows(num_keys * num_heads, 2**22 if device.type == "cpu" else 2**27)
+
+
+def evenly(count: int, size: int) -> list[slice]:
+    """Rows 0 .. count - 1 in as few parts of about the same number, ``size`` at most, as there can be; one for none.
+
+    No part is as small as a remainder may be (see ``detection.products``).
+    """
+    parts = max(1, -(-count // size))
+    bounds = [count * part // parts for part in range(parts + 1)]
+    return [slice(start, stop) for start, stop in pairwise(bounds)]
 
 
 def _rows_of_waves(num_keys: int, device: torch.device) -> int:

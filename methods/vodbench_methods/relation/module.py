@@ -19,7 +19,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from vodbench_methods.relation.geometry import EMBEDDING_DIM, Floor, GeometricWeights, rows_per_chunk
+from vodbench_methods.detection.products import MIN_ROWS
+from vodbench_methods.relation.geometry import EMBEDDING_DIM, Floor, GeometricWeights, evenly, rows_per_chunk
 
 _ABSENT = -1e4  # the logit of padding: finite, so that a run of nothing but padding stays free of NaN
 
@@ -85,40 +86,44 @@ class ObjectRelation(nn.Module):
         """``attend`` with the geometric weights (H, Q, K) at hand (see ``SharedGeometry``)."""
         if len(kv) == 0 or len(features) == 0:
             return features * 0.0  # attention over nothing adds nothing, and keeps the graph
-        shares = _times(_softmax(self._logits(features, kv)), _weighed(geometry, copies))
+        shares = _times(softmax(self._logits(features, kv)), _weighed(geometry, copies))
+        return self.gathered(shares, kv.values).to(features.dtype)
+
+    def gathered(self, shares: Tensor, values: Tensor) -> Tensor:
+        """(Q, D) of the values (H, K, D / H), weighed by shares (H, Q, K) that need not sum to one."""
         total = shares.sum(dim=-1, keepdim=True)
-        if kv.values.dtype != shares.dtype:  # float16 would lose shares of small geometric weights: normalise first
-            return _join(torch.bmm((shares / total).to(kv.values.dtype), kv.values)).to(features.dtype)
-        return _join(torch.bmm(shares, kv.values) / total).to(features.dtype)
+        if values.dtype != shares.dtype:  # float16 would lose shares of small geometric weights: normalise first
+            return _join(torch.bmm((shares / total).to(values.dtype), values))
+        return _join(torch.bmm(shares, values) / total)
 
     def weights(self, features: Tensor, boxes: Tensor, kv: KeyValues, copies: Tensor | None = None) -> Tensor:
         """(H, Q, K): the attention itself; each row sums to one."""
         (geometry,) = SharedGeometry([self], kv.boxes)(boxes)
-        shares = _times(_softmax(self._logits(features, kv)), _weighed(geometry, copies))
+        shares = _times(softmax(self._logits(features, kv)), _weighed(geometry, copies))
         return shares / shares.sum(dim=-1, keepdim=True)
 
     def partial_sums(
-        self, features: Tensor, boxes: Tensor, kv: KeyValues, groups: int, present: Tensor
+        self, queries: Tensor, geometry: Tensor, kv: KeyValues, groups: int, present: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Attend to ``groups`` equal runs of the keys apart from each other, so that they can be joined later.
 
-        ``present`` (K,) is 1 for a key and 0 for padding. Returns outputs (Q, groups, H, D / H) and the logarithm of
-        each softmax sum (Q, groups, H), -inf for an empty run: attention over any of the runs together is the mean of
-        their outputs weighted by the softmax of the logarithms.
+        ``queries`` are (H, Q, D / H), ``geometry`` (H, Q, K), ``present`` (K,): 1 for a key, 0 for padding. Returns
+        outputs (Q, groups, H, D / H) and the logarithm of each softmax sum (Q, groups, H), -inf for an empty run:
+        attention over any of the runs together is the mean of their outputs weighted by the softmax of the logarithms.
         """
-        geometry = SharedGeometry([self], kv.boxes)
-        size = geometry.rows_per_chunk
+        count = queries.shape[1]
+        size = max(rows_per_chunk(len(kv), self.num_heads, kv.boxes.device), MIN_ROWS)
         parts = [
-            self._partial_sums(f, geometry(b)[0] * present, kv, groups, present)
-            for f, b in zip(torch.split(features, size), torch.split(boxes, size), strict=True)
+            self._partial_sums(queries[:, rows], geometry[:, rows] * present, kv, groups, present)
+            for rows in evenly(count, size)
         ]
         return torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
 
     def _partial_sums(
-        self, features: Tensor, geometry: Tensor, kv: KeyValues, groups: int, present: Tensor
+        self, queries: Tensor, geometry: Tensor, kv: KeyValues, groups: int, present: Tensor
     ) -> tuple[Tensor, Tensor]:
-        shape = (self.num_heads, len(features), groups, len(kv) // groups)
-        logits = self._logits(features, kv).float().masked_fill(present == 0, _ABSENT).view(shape)
+        shape = (self.num_heads, queries.shape[1], groups, len(kv) // groups)
+        logits = torch.bmm(queries, kv.keys.transpose(1, 2)).float().masked_fill(present == 0, _ABSENT).view(shape)
         largest = logits.detach().amax(dim=-1, keepdim=True)
         shares = _times((logits - largest).exp(), geometry.view(shape))
         total = shares.sum(dim=-1)
@@ -128,8 +133,11 @@ class ObjectRelation(nn.Module):
         return outputs, (largest[..., 0] + total.log()).permute(1, 2, 0)
 
     def _logits(self, features: Tensor, kv: KeyValues) -> Tensor:
-        query = self._heads(self.query(features) / math.sqrt(features.shape[1] / self.num_heads))
-        return torch.bmm(query, kv.keys.transpose(1, 2))
+        return torch.bmm(self.queries(features), kv.keys.transpose(1, 2))
+
+    def queries(self, features: Tensor) -> Tensor:
+        """(H, Q, D / H) of (Q, D): a product with a key is a logit."""
+        return self._heads(self.query(features) / math.sqrt(features.shape[1] / self.num_heads))
 
     def _heads(self, projected: Tensor) -> Tensor:
         """(N, D) -> (H, N, D / H)."""
@@ -169,7 +177,7 @@ def _weighed(geometry: Tensor, copies: Tensor | None) -> Tensor:
     return geometry if copies is None else geometry * copies
 
 
-def _softmax(logits: Tensor) -> Tensor:
+def softmax(logits: Tensor) -> Tensor:
     """In float32, over the last dimension; in the logits' memory when no gradient will ask for them."""
     if torch.is_grad_enabled() or logits.dtype != torch.float32:
         return logits.softmax(dim=-1, dtype=torch.float32)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import cycle
+from itertools import count, cycle
 from typing import TypeAlias
 
 import numpy as np
@@ -14,8 +14,10 @@ from torch import Tensor, nn
 
 from vodbench.transforms import Resized
 from vodbench_methods.detection.records import FrameFeatures
+from vodbench_methods.rdn.choice import count_best
 from vodbench_methods.rdn.config import TINY, RDNConfig
-from vodbench_methods.rdn.full import RDN, count_best
+from vodbench_methods.rdn.full import RDN
+from vodbench_methods.rdn.windows import RelationWindows
 from vodbench_methods.relation.module import ObjectRelation
 from vodbench_methods.relation.reference import pair_embedding, relation_of_pairs, relation_reference
 
@@ -152,15 +154,19 @@ def stages_from_scratch(work: Workload) -> Tensor:
 
 def streamed_stages(work: Workload) -> Run:
     """A stream in its steady state. The frame that leaves enters again, so that the window stays what it was."""
-    method, memory = work.method, work.method.memory(work.config)
+    windows, T = RelationWindows(work.method, [work.config]), work.config.T
     for frame in work.frames:
-        memory.push(method.support(frame))
-    entering = cycle(work.frames)
+        windows.push(frame)
+    for reference in range(T + 1):  # those of the video's beginning
+        windows.related(work.reference, reference)
+        windows.leave(reference)
+    entering, answered = cycle(work.frames), count(T + 1)
 
     def step() -> Tensor:
-        memory.pop()
-        memory.push(method.support(next(entering)))
-        pool = memory.pool([1] * len(work.frames))
-        return method.relate(work.reference.features, work.reference.boxes, pool)
+        windows.push(next(entering))
+        reference = next(answered)
+        (features,) = windows.related(work.reference, reference)
+        windows.leave(reference)
+        return features
 
     return step

@@ -16,7 +16,8 @@ from vodbench.timing.clock import torch_threads
 from vodbench.timing.contention import MAX_PRESSURE, PressureWatch
 
 EPILOG = shared.example(
-    "vodbench bench sweep --json", "vodbench bench sweep --preset paper --size 600 --frames 49 --trials 0"
+    "vodbench bench sweep --json",
+    "vodbench bench sweep --preset paper --size 600 --frames 49 --distinct 3 --no-one-by-one --trials 0",
 )
 
 START = 4  # trials of the sweep whose time is taken off: what a sweep costs before its trials
@@ -26,6 +27,10 @@ def command(
     preset: Annotated[str, typer.Option(help="Configuration of RDN: paper, small, tiny.")] = "tiny",
     size: Annotated[int, typer.Option(help="Shorter side of the frames; the longer is 5/3 of it.")] = 128,
     frames: Annotated[int, typer.Option(help="Frames of the snippet; windows are full from 2T + 1 on.")] = 36,
+    distinct: Annotated[
+        int, typer.Option(help="Distinct frames, each encoded once a pass and counted as often as it comes; 0: all.")
+    ] = 0,
+    one_by_one: Annotated[bool, typer.Option(help="Also the settings one by one, through a cache.")] = True,
     trials: Annotated[int, typer.Option(help="Empty trials that are timed; 0: none.")] = 16,
     repeats: Annotated[int, typer.Option(help="How often, the best counts.")] = 2,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps")] = "auto",
@@ -36,7 +41,13 @@ def command(
     Settings: detection and scoring with random weights on a made-up snippet, in processor time. Trials: the time that
     one more trial takes here and in bare Ray Tune, both one at a time in a process that is used again.
     """
-    for name, value, low in (("size", size, 32), ("frames", frames, 3), ("trials", trials, 0), ("repeats", repeats, 1)):
+    for name, value, low in (
+        ("size", size, 32),
+        ("frames", frames, 3),
+        ("distinct", distinct, 0),
+        ("trials", trials, 0),
+        ("repeats", repeats, 1),
+    ):
         if value < low:
             raise UserError(f"--{name} {value} is not accepted: an integer in [{low}, inf)")
     if preset not in (presets := method_spec("rdn").presets):
@@ -52,7 +63,9 @@ def command(
     from vodbench.bench.many_settings import measure_settings
 
     with torch_threads(1), shared.console.status("settings") as status:
-        figures: dict[str, Any] = measure_settings(preset, size, frames, place, status.update).figures()
+        figures: dict[str, Any] = measure_settings(
+            preset, size, frames, place, status.update, distinct=distinct or None, one_by_one=one_by_one
+        ).figures()
     if trials:
         with shared.console.status("empty trials"):
             figures |= _overhead(trials, repeats)

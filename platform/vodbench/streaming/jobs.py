@@ -19,7 +19,8 @@ from vodbench.reading import FRAMES_AHEAD, DecodedFrame, decoded, decoded_frames
 from vodbench.spec import Dataset, Detections, Frame, Image, SnippetInfo, Truth
 from vodbench.streaming.caches import cached_dataset, cached_method
 from vodbench.streaming.parts import BAD_FRAMES, finished, part_url
-from vodbench.streaming.snippet import SnippetError, SnippetResult, detect_snippet
+from vodbench.streaming.passes import SnippetResult
+from vodbench.streaming.snippet import SnippetError, detect_snippet
 from vodbench.timing.gate import working
 
 FrameReader = Callable[[Dataset, str, Sequence[SnippetInfo]], Iterator[Frame]]

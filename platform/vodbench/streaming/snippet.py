@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -13,33 +12,13 @@ from vodbench.errors import UserError
 from vodbench.features.sharing import KeptFeatures
 from vodbench.fingerprint import fingerprint
 from vodbench.knobs import MethodConfig
-from vodbench.spec import (
-    Detections,
-    EncodedStream,
-    FrameEncoder,
-    GuidedMethod,
-    GuidedStream,
-    Image,
-    Method,
-    Stream,
-    Truth,
-)
-from vodbench.timing.attribution import frame_costs
+from vodbench.spec import FrameEncoder, Image, Method, Truth
+from vodbench.streaming.passes import Pass, SnippetResult, StageTimes, start_passes
 from vodbench.timing.clock import StageClock
-
-StageTimes = dict[str, float]  # stage -> milliseconds
 
 
 class SnippetError(RuntimeError):
     """A method failed on a frame; the message names the snippet and the frame."""
-
-
-@dataclass(frozen=True, slots=True)
-class SnippetResult:
-    """What one configuration found; both lists have an entry a frame, in order."""
-
-    detections: list[Detections]
-    stage_ms: list[StageTimes]  # what ``close`` took is shared out among the frames as in ``frame_costs``
 
 
 def detect_snippet(
@@ -54,7 +33,8 @@ def detect_snippet(
 
     Where the method is a ``FrameEncoder``, configurations that agree in ``encoding_settings`` share one encoding of
     every frame; its time counts for each of them in full, as if it were alone. An encoding in ``kept`` is taken from
-    there, with the time it took when it was made; others are put there.
+    there, with the time it took when it was made; others are put there. Where the method is a ``JointMethod``, they
+    may share more, and what they do together is shared out among them evenly. Equal configurations are run once.
 
     Args:
         method: in evaluation mode, on ``device``.
@@ -68,9 +48,10 @@ def detect_snippet(
     """
     where = "before the first frame"
     taken = 0
+    distinct = [config for number, config in enumerate(configs) if config not in configs[:number]]
     with torch.inference_mode(), ExitStack() as stack:
         try:
-            passes = [_started(method, config, device, truth) for config in configs]
+            passes = start_passes(method, distinct, device, truth)
             groups = [
                 _Alone(members[0]) if need is None else _Sharing(method, members, device, kept, stack)
                 for need, members in _by_need(method, passes)
@@ -88,72 +69,14 @@ def detect_snippet(
             raise
         except Exception as error:
             raise SnippetError(f"{where}: {type(error).__name__}: {error}") from error
-    return [each.result() for each in passes]
-
-
-def _started(
-    method: Method, config: MethodConfig, device: torch.device | None, truth: Callable[[], Truth] | None
-) -> _Pass:
-    clock = StageClock(device)
-    if truth is not None and isinstance(method, GuidedMethod) and config.guided:
-        # Not timed: what it took to choose is not what the choice costs.
-        stream: Stream = _Annotated(method.guided_stream(config), truth)
-    else:
-        stream = method.stream(config, clock)
-    return _Pass(type(method).__name__, config, stream, clock)
-
-
-class _Annotated:
-    """A guided stream as a stream of images."""
-
-    def __init__(self, stream: GuidedStream, truth: Callable[[], Truth]) -> None:
-        self._stream, self._truth = stream, truth
-
-    def push(self, image: Image) -> list[Detections]:
-        return self._stream.push_annotated(image, self._truth())
-
-    def close(self) -> list[Detections]:
-        return self._stream.close()
+    found = [pair for each in passes for pair in zip(each.configs, each.results(), strict=True)]
+    return [next(result for config, result in found if config == wanted) for wanted in configs]
 
 
 def _wanted(groups: Sequence[_Group], images: Iterable[Image]) -> Iterable[Image | None]:
     """The images, or as many times None when nobody looks at them."""
     numbers = [group.num_recorded for group in groups]
     return images if None in numbers else [None] * (numbers[0] or 0)
-
-
-class _Pass:
-    """The stream of one configuration, and what came out of it so far."""
-
-    def __init__(self, name: str, config: MethodConfig, stream: Stream, clock: StageClock) -> None:
-        self.config, self.stream = config, stream
-        self._name, self._clock = name, clock
-        self._found: list[Detections] = []
-        self._returned: list[int] = []
-        self._times: list[StageTimes] = []
-        self._closing: StageTimes = {}
-
-    def push(self, image: Image) -> None:
-        self._took(self.stream.push(image), {})
-
-    def push_encoded(self, encoded: Any, encoding_ms: StageTimes) -> None:
-        assert isinstance(self.stream, EncodedStream)
-        self._took(self.stream.push_encoded(encoded), encoding_ms)
-
-    def _took(self, final: Sequence[Detections], encoding_ms: StageTimes) -> None:
-        self._found.extend(final)
-        self._returned.append(len(final))
-        self._times.append({**encoding_ms, **self._clock.take_ms()})
-
-    def close(self) -> None:
-        self._found.extend(self.stream.close())
-        self._closing = self._clock.take_ms()
-
-    def result(self) -> SnippetResult:
-        assert len(self._found) == len(self._returned), (
-            f"{self._name}: its stream took {len(self._returned)} frames and returned detections of {len(self._found)}"
-        )
-        return SnippetResult(self._found, _shared_out(self._times, self._returned, self._closing))
 
 
 class _Group(Protocol):
@@ -172,7 +95,7 @@ class _Alone:
 
     num_recorded = None
 
-    def __init__(self, member: _Pass) -> None:
+    def __init__(self, member: Pass) -> None:
         self._member = member
 
     def push(self, number: int, image: Image | None) -> None:
@@ -186,14 +109,14 @@ class _Sharing:
     def __init__(
         self,
         method: Method,
-        members: Sequence[_Pass],
+        members: Sequence[Pass],
         device: torch.device | None,
         kept: KeptFeatures | None,
         stack: ExitStack,
     ) -> None:
         assert isinstance(method, FrameEncoder)
         self._method, self._members, self._clock = method, members, StageClock(device)
-        self._config = members[0].config
+        self._config = members[0].configs[0]
         self._recorded = None if kept is None else stack.enter_context(kept.recorded(self._config))
         missing = None if self._recorded is not None else kept
         self._recorder = None if missing is None else stack.enter_context(missing.recording(self._config))
@@ -218,21 +141,15 @@ class _Sharing:
         return encoded, encoding_ms
 
 
-def _by_need(method: Method, passes: Sequence[_Pass]) -> Iterator[tuple[str | None, list[_Pass]]]:
+def _by_need(method: Method, passes: Sequence[Pass]) -> Iterator[tuple[str | None, list[Pass]]]:
     """Passes that may share an encoding, and those that take images (None), one by one."""
-    groups: dict[str, list[_Pass]] = {}
+    groups: dict[str, list[Pass]] = {}
     for each in passes:
         # A method that inherits an encoder may have streams of another kind, which see images only.
-        if isinstance(method, FrameEncoder) and isinstance(each.stream, EncodedStream):
-            need = fingerprint(dict(method.encoding_settings(each.config)))
+        if each.takes_encoded:
+            assert isinstance(method, FrameEncoder)
+            need = fingerprint(dict(method.encoding_settings(each.configs[0])))
             groups.setdefault(need, []).append(each)
         else:
             yield None, [each]
     yield from groups.items()
-
-
-def _shared_out(times: Sequence[StageTimes], returned: Sequence[int], closing: Mapping[str, float]) -> list[StageTimes]:
-    """Stage times a frame, with those of ``close`` distributed."""
-    names = dict.fromkeys(name for stages in (*times, closing) for name in stages)
-    costs = {n: frame_costs([t.get(n, 0.0) for t in times], returned, closing.get(n, 0.0)) for n in names}
-    return [{name: float(costs[name][i]) for name in names} for i in range(len(times))]

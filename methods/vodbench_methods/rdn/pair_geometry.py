@@ -1,0 +1,57 @@
+"""Geometric weights between the best proposals of any two frames: made once for a pair, whatever T, K and r."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from vodbench_methods.detection.products import MIN_COLUMNS
+from vodbench_methods.relation import ObjectRelation, SharedGeometry
+
+
+@dataclass(frozen=True, slots=True)
+class PairWeights:
+    """Of a frame that entered and those before it; the frame of a number is at ``number % frames``."""
+
+    sees: Tensor  # (H, n, frames, P): its n best, on the P proposals of each frame
+    seen: Tensor  # (H, frames, n, P): the n best of each frame, on its P proposals
+
+
+class PairGeometry:
+    """``frames`` consecutive frames of ``per_frame`` proposals, of which ``refined`` attend, for one module.
+
+    Each of ``users`` takes every frame's weights once, in order; they are forgotten then.
+    """
+
+    def __init__(self, relation: ObjectRelation, frames: int, per_frame: int, refined: int, users: int) -> None:
+        self.frames, self._refined, self._users = frames, refined, users
+        self._relation = relation
+        device = relation.geometry.weight.device
+        self._boxes = torch.zeros(frames, max(per_frame, refined, MIN_COLUMNS), 4, device=device)
+        self._made: dict[int, tuple[PairWeights, int]] = {}
+        self._stop = 0
+
+    def take(self, number: int, boxes: Tensor) -> PairWeights:
+        """The weights of frame ``number``, which has these (k, 4) boxes, best first."""
+        if number == self._stop:
+            self._made[number] = self._enter(boxes), self._users
+            self._stop += 1
+        weights, left = self._made.pop(number)
+        if left > 1:
+            self._made[number] = weights, left - 1
+        return weights
+
+    def _enter(self, boxes: Tensor) -> PairWeights:
+        own = self._boxes[self._stop % self.frames]
+        count = min(len(boxes), len(own))
+        own[:count] = boxes[:count]
+        own[count:] = 0
+        (sees,) = SharedGeometry([self._relation], self._boxes.flatten(0, 1)).of_all(own[: self._refined])
+        best = self._boxes[:, : self._refined].flatten(0, 1)
+        (seen,) = SharedGeometry([self._relation], own).of_all(best)
+        return PairWeights(
+            sees.unflatten(2, (self.frames, len(own))),  # type: ignore[no-untyped-call]
+            seen.unflatten(1, (self.frames, self._refined)),  # type: ignore[no-untyped-call]
+        )
