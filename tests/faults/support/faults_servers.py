@@ -109,7 +109,8 @@ class Proxy:
 
     def __init__(self, script: Path, port: int, upstream: int) -> None:
         self.endpoint = f"http://127.0.0.1:{port}"
-        self._process = subprocess.Popen([sys.executable, str(script), str(port), str(upstream)])
+        command = [sys.executable, str(script), str(port), str(upstream)]
+        self._process = subprocess.Popen(command, start_new_session=True)  # a Ctrl-C is not for it
         until = time.monotonic() + START_S
         while not answers(f"{self.endpoint}/__faults"):
             assert time.monotonic() < until, "the fault proxy did not start"
