@@ -25,8 +25,8 @@ _PAIRS_AT_ONCE = 2**17  # about as many as the second cache level holds
 
 
 def suppress_in_groups(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float, extent: float = 0.0) -> Tensor:
-    """(N,) flags: whether each box stays in the greedy suppression within its group. Where scores tie, the first goes
-    first.
+    """(N,) flags: whether each box stays in the greedy suppression within its group. Where scores tie, the order of
+    torch's default sort of the group decides, as in mega.pytorch.
 
     boxes (N, 4), scores (N,), groups (N,) int64 in any order.
     """
@@ -37,6 +37,7 @@ def suppress_in_groups(boxes: Tensor, scores: Tensor, groups: Tensor, threshold:
     order = order[groups[order].sort(stable=True).indices]  # by group, then by descending score
     sizes = torch.unique_consecutive(groups[order], return_counts=True)[1].cpu().numpy()
     starts = np.cumsum(sizes) - sizes
+    _order_ties(order, scores, groups, starts, sizes)
     ordered, ranked = widened(boxes[order], extent), scores[order]
     few = np.flatnonzero(sizes <= (FEW_BOXES if boxes.device.type == "cpu" else 0))
     for group in np.setdiff1d(np.arange(len(sizes)), few):
@@ -48,6 +49,16 @@ def suppress_in_groups(boxes: Tensor, scores: Tensor, groups: Tensor, threshold:
         stays = np.concatenate([_stay(places, *batch, threshold) for batch in _batches(starts[few], sizes[few])])
         kept[order[torch.from_numpy(stays)]] = True
     return kept
+
+
+def _order_ties(order: Tensor, scores: Tensor, groups: Tensor, starts: Ints, sizes: Ints) -> None:
+    """Sort the groups in which scores tie again, each by itself with torch's default sort, which is not stable."""
+    ranked, own = scores[order], groups[order]
+    (tied,) = torch.where((ranked[1:] == ranked[:-1]) & (own[1:] == own[:-1]))
+    for number in np.unique(np.searchsorted(starts, tied.cpu().numpy(), side="right") - 1):
+        group = slice(starts[number], starts[number] + sizes[number])
+        members = order[group].sort().values
+        order[group] = members[scores[members].sort(descending=True).indices]
 
 
 def suppress_per_class(boxes: Tensor, scores: Tensor, labels: Tensor, threshold: float, extent: float = 0.0) -> Tensor:
