@@ -76,7 +76,8 @@ def refusal(cluster: Any, study: str, tmp_path: Path) -> Callable[..., str]:
 
 
 def test_a_wrong_token_is_refused(refusal: Callable[..., str]) -> None:
-    assert "does not accept this process's token" in refusal(token="0" * 64)
+    # Ray's own tries, one a second; by default 20.
+    assert "does not accept this process's token" in refusal(token="0" * 64, RAY_NUM_REDIS_GET_RETRIES="2")
 
 
 @pytest.mark.usefixtures("node")

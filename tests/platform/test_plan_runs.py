@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from vodbench import cli
+from vodbench.cluster import stop_ray
 from vodbench.errors import UserError
 from vodbench.plan.against import held_against
 from vodbench.plan.costs import load_rates, save_rates
@@ -53,6 +54,7 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Study]:
         patch.setattr("sys.argv", ["vodbench", "sweep", str(file), "--out", str(out), "--quiet"])
         with pytest.raises(SystemExit) as done:
             cli.main()
+    stop_ray()  # a command leaves that to the end of its process
     assert done.value.code == 0
     return str(out), load_study(str(file), {"data.root": str(out / "data" / "shards")})
 
