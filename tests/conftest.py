@@ -48,6 +48,15 @@ def shared() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def tools() -> Path:
+    """Scripts that start servers, beside the checkout."""
+    folder = REPOSITORY.parent / "shared" / "tools"
+    if not folder.is_dir():
+        pytest.skip("needs the folder shared/tools beside the checkout (scripts that start servers)")
+    return folder
+
+
 @pytest.fixture
 def refusing_port() -> Iterator[int]:
     """A port of 127.0.0.1 that refuses, and that nobody else can take meanwhile: bound, and not listening."""

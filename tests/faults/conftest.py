@@ -68,15 +68,6 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
             terminalreporter.write_line(line)
 
 
-@pytest.fixture(scope="session")
-def tools() -> Path:
-    """Scripts that start servers, beside the checkout."""
-    folder = Path(__file__).resolve().parents[3] / "shared" / "tools"
-    if not folder.is_dir():
-        pytest.skip("needs the folder shared/tools beside the checkout (scripts that start servers)")
-    return folder
-
-
 @pytest.fixture(scope="module")
 def mlflow(suite: Suite) -> Iterator[Mlflow]:
     server = Mlflow(suite.folder / "mlflow", free_port())

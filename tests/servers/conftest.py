@@ -37,15 +37,6 @@ workers: {concurrent_trials: 2} # trials at once share frames' features through 
 
 
 @pytest.fixture(scope="session")
-def tools() -> Path:
-    """Scripts that start servers, beside the checkout."""
-    folder = Path(__file__).resolve().parents[3] / "shared" / "tools"
-    if not folder.is_dir():
-        pytest.skip("needs the folder shared/tools beside the checkout (scripts that start servers)")
-    return folder
-
-
-@pytest.fixture(scope="session")
 def servers() -> Iterator[Path]:
     """A folder for servers: short, because sockets have short names, and open to the user postgres."""
     folder = Path(tempfile.mkdtemp(prefix="vodbench-"))
