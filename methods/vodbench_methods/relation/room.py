@@ -24,8 +24,8 @@ class Room:
         return held[:size].view(*shape)
 
     def product(self, a: Tensor, b: Tensor) -> Tensor:
-        """(n, R, K) of (n, R, D) and (n, D, K); in memory of its own where a gradient may be asked for."""
-        if torch.is_grad_enabled():
+        """(n, R, K) of (n, R, D) and (n, D, K); in fresh memory for gradients and mixed precision."""
+        if torch.is_grad_enabled() or torch.is_autocast_enabled(a.device.type):
             return torch.bmm(a, b)
         return torch.bmm(a, b, out=self.array((len(a), a.shape[1], b.shape[2]), a))
 
