@@ -18,14 +18,15 @@ import psutil
 import pytest
 from rich.console import Console
 
-from vodbench.errors import UserError
+from vodbench.errors import OutOfReachError, UserError
 from vodbench.front.hypervolume import write_history
 from vodbench.knobs import MethodConfig, knob
-from vodbench.records import Accuracy, Runtime
+from vodbench.records import Accuracy, Runtime, TrialRecord
 from vodbench.spec import MethodSpec
 from vodbench.studies import parse_study, space
 from vodbench.sweeps import plan as planning
 from vodbench.sweeps import running
+from vodbench.sweeps.folder import StudyFolder
 from vodbench.sweeps.running import SweepResult, plan_sweep, run_sweep
 from vodbench.sweeps.steps import OnProgress, TrialContext, TrialJob
 from vodbench.tracking.server import connect, default_uri
@@ -277,6 +278,22 @@ def test_a_trial_whose_process_dies_is_tried_again_then_recorded_and_tried_by_th
     runs = tracked_runs(out)
     assert len(runs) == 3
     assert [(run.info.status, run.data.tags.get("reason")) for run in runs] == [("FINISHED", None)] * 3
+
+
+def test_a_store_that_stays_away_ends_the_sweep_with_what_it_said(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tune makes a text of what its callbacks raise."""
+
+    def away(self: StudyFolder, fingerprint: str) -> TrialRecord | None:
+        raise OutOfReachError(f"'{fingerprint}' cannot be reached")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StudyFolder, "record", away)  # in this process: trials see the store
+        with pytest.raises(OutOfReachError, match="cannot be reached"):
+            sweep(out)
+    begun = len(calls(out))
+    assert 1 <= begun < 4
+    sweep(out)
+    assert len(calls(out)) == 4, "what was finished is not repeated"
 
 
 @pytest.mark.parametrize("sampler", ["random", "tpe", "nsga2", "gp"])
