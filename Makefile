@@ -13,7 +13,7 @@ test: $(READY)  ## all tests, the slow end-to-end ones included
 	$(BIN)/python -m pytest
 
 TIMES ?= 20
-faults: $(READY)  ## each fault of the suite TIMES times, and the table of what came of it; hours: see docs/faults.md
+faults: $(READY)  ## each fault of the suite TIMES times, and the table of what came of it; 1.5 hours: see docs/faults.md
 	VODBENCH_FAULTS=$(TIMES) $(BIN)/python -m pytest tests/faults/test_faults.py
 
 # A quarter of demo's trainings and a third of its settings.
