@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -123,6 +124,14 @@ def test_the_standing_cluster_is_of_the_same_pods(render: Callable[..., Any]) ->
     assert made == rendered
 
 
+def test_a_dry_run_for_a_standing_cluster_asks_nobody(run: Run, refusing_port: int) -> None:
+    words = ("--ray-address", f"http://127.0.0.1:{refusing_port}", "--store", "s3://b/s", "--set", "search.trials=3")
+    status, out, said = run("demo", *words, "--dry-run")
+    assert (status, said) == (0, "")
+    assert out.startswith("# vodbench sweep study.yaml --out s3://b/s/demo --tracking ")
+    assert yaml.safe_load(out)["search"]["trials"] == 3
+
+
 def sorted_by_kind(manifests: Any) -> list[Any]:
     """In one order: kustomize sorts, and patches append to lists of variables."""
 
@@ -163,6 +172,39 @@ def test_a_study_that_failed_is_launched_again_and_continues(cluster: Cluster, r
     assert again["spec"]["entrypoint"] == failed["spec"]["entrypoint"]
     assert yaml.safe_load(cluster.objects["ConfigMap", NAME]["data"]["study.yaml"])["search"]["trials"] == 3
     assert cluster.names() == PARTS
+
+
+def test_a_job_that_the_operator_finds_invalid_has_failed(cluster: Cluster, run: Run) -> None:
+    """Its own word for that is no end to the operator: it waits for the job to be changed."""
+    cluster.life = [
+        {"jobDeploymentStatus": "ValidationFailed", "reason": "ValidationFailed", "message": "backoffLimit"}
+    ]
+    status, _, said = run("demo", *CLUSTER)
+    assert status == 1
+    assert f"{NAME}: failed (ValidationFailed: backoffLimit); launch it again" in " ".join(said.split())
+    assert run("demo", *CLUSTER, "--no-follow")[0] == 0  # it is in nobody's way
+
+
+class Rotating:
+    """A node that keeps the last lines of a log only."""
+
+    def __init__(self, *texts: str) -> None:
+        self.texts = list(texts)
+
+    def pods(self, _: str) -> list[Any]:
+        status, metadata = SimpleNamespace(phase="Running"), SimpleNamespace(name="submitter")
+        return [SimpleNamespace(status=status, metadata=metadata)]
+
+    def log(self, _: str) -> str:
+        return self.texts.pop(0)
+
+
+def test_a_log_that_the_node_began_anew_is_followed_on() -> None:
+    node: Any = Rotating("trial 1\ntrial 2\ntri", "trial 1\ntrial 2\ntrial 3\n", "trial 4\n", "trial 4\ntrial 5\n")
+    log, written = on_kubernetes.Log(node, NAME), list[str]()
+    for _ in range(4):
+        log.pass_on(written.append)
+    assert "".join(written) == "".join(f"trial {number}\n" for number in range(1, 6))
 
 
 # ---- what users get wrong -----------------------------------------------------------------------------------
@@ -270,5 +312,8 @@ def test_a_standing_cluster_that_cannot_be_used(run: Run, refusing_port: int) ->
     refused(run("demo", *address), "'store' is missing", "--store")
     refused(run("demo", *address, *store, "--max-gpus", "4"), "--set workers.concurrent_trials=4")
     refused(run("demo", *address, *store, "--data", "video"), "folder of this machine")
+    refused(run("demo", *address, *store, "--image", "v:1", "--gpu", "H100"), "--image, --gpu: a standing cluster has")
     refused(run("demo", "--ray-address", "head:8265", *store), "give http://HOST:8265")
+    for words in (("demo", *store), ("status",), ("logs", "demo"), ("stop", "demo")):
+        refused(run(*words, *address, "--context", "here"), "--context and --ray-address are both given")
     refused(run("status", *address), "no Ray cluster answers")
