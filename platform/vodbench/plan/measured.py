@@ -11,6 +11,7 @@ import dataclasses
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -22,7 +23,7 @@ from vodbench.plan.costs import FrameRate, StageRate
 from vodbench.plan.hollow import Hollow, operations
 from vodbench.plan.made_up import clips_of, picture
 from vodbench.registry import method_spec
-from vodbench.spec import EncodedStream, FrameEncoder, Method, Stage
+from vodbench.spec import EncodedStream, FrameEncoder, GuidedMethod, Image, Method, Stage, Truth
 from vodbench.training.loop import StageTrainer
 
 CLASSES = 30
@@ -117,18 +118,31 @@ def _built(name: str, config: MethodConfig, device: torch.device) -> Method:
 
 def _frame(name: str, method: Method, config: MethodConfig, size: Size) -> _Frame:
     """With full windows."""
-    stream, filling = method.stream(config), _filling(name, config)
-    if not shares_frames(method, config):
-        images = [picture(size, seed) for seed in range(4)]
-        interval = int(config.to_mapping().get("key_frame_interval") or 1)
-        for number in range(1 + filling):
-            stream.push(images[number % 4])
-        return _Frame(encode=None, rest=lambda: [stream.push(images[n % 4]) for n in range(interval)], frames=interval)
+    return _shared(name, method, config, size) if shares_frames(method, config) else _alone(name, method, config, size)
+
+
+def _alone(name: str, method: Method, config: MethodConfig, size: Size) -> _Frame:
+    """Of a stream that takes images; one that looks at annotations is shown none."""
+    images = [picture(size, seed) for seed in range(4)]
+    interval = int(config.to_mapping().get("key_frame_interval") or 1)
+    push: Callable[[Image], object]
+    if isinstance(method, GuidedMethod) and config.guided:
+        push = partial(method.guided_stream(config).push_annotated, truth=Truth.empty())
+    else:
+        push = method.stream(config).push
+    for number in range(1 + _filling(name, config)):
+        push(images[number % 4])
+    return _Frame(encode=None, rest=lambda: [push(images[n % 4]) for n in range(interval)], frames=interval)
+
+
+def _shared(name: str, method: Method, config: MethodConfig, size: Size) -> _Frame:
+    """Of a stream that takes encoded frames."""
     assert isinstance(method, FrameEncoder)
+    stream = method.stream(config)
     assert isinstance(stream, EncodedStream)
     image = picture(size, 0)
     encoded = method.encode(image, config)
-    for _ in range(filling):
+    for _ in range(_filling(name, config)):
         stream.push_encoded(encoded)
     written = _Counted()
     EntryWriter(written.write, {}, half=False).add(encoded, {})
