@@ -27,7 +27,7 @@ def operations(once: Callable[[], object], large: int = LARGE) -> float:
     """GFLOP (2 x multiply-adds of convolutions, matrix products and attention) of one call; tensors on the CPU."""
     with Hollow(large), FlopCounterMode(display=False, custom_mapping=dict(FORMULAS)) as counter:
         once()
-    return counter.get_total_flops() / 1e9
+    return float(counter.get_total_flops()) / 1e9
 
 
 class Hollow(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -51,7 +51,8 @@ def probed(studies: Iterable[Study], on_progress: Callable[[str], None], *, time
         stages=tuple(_distinct(stages, lambda rate: (rate.method, rate.stage))),
         frames=tuple(_distinct(frames, lambda rate: rate.method)),
         score_s=_score_s(),
-        measure_passes=REPEATS + (device.type != "cpu"),  # the split by stage has a pass of its own there
+        # The split by stage has a pass of its own on an accelerator, which counted operations are for.
+        measure_passes=REPEATS + (device.type != "cpu" or not timed),
     )
 
 
