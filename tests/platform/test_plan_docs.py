@@ -18,7 +18,9 @@ TEXT = (ROOT / "docs" / "plan.md").read_text()
 
 def documented() -> list[str]:
     """The words of the command that made the table."""
-    (block,) = [code for code in re.findall(r"```\n(.*?)```", TEXT, re.DOTALL) if "--markdown" in code]
+    (block,) = [
+        code for code in re.findall(r"```\n(.*?)```", TEXT, re.DOTALL) if "--markdown" in code and "docs/" in code
+    ]
     return shlex.split(block.replace("\\\n", " "))
 
 
