@@ -22,6 +22,13 @@ class InterruptedWorkError(RuntimeError):
     """Work was ended by what happened around it, such as processes that were killed: it may be tried again as it is."""
 
 
+class OutOfReachError(UserError, InterruptedWorkError):
+    """A store did not answer, or not as it should: a wrong address, or an outage that may pass.
+
+    A type, because what an error came from is lost on its way from one process to another.
+    """
+
+
 _BREAK = re.compile(r"\s*\n\s*")
 
 

@@ -8,13 +8,15 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterator
 
-from vodbench.errors import InterruptedWorkError
+from vodbench.errors import InterruptedWorkError, UserError
+from vodbench.redaction import redact_line
 
 # What a system, and s3fs for a store's own errors (503: busy, 500: I/O), say of something that may pass.
 _PASSING = frozenset(
     {
         errno.EBUSY,
         errno.EIO,
+        errno.EREMOTEIO,
         errno.EAGAIN,
         errno.EPIPE,
         errno.ESTALE,
@@ -38,8 +40,14 @@ _NETWORK = frozenset(
         ("botocore.exceptions", "ConnectionError"),
         ("botocore.exceptions", "HTTPClientError"),
         ("botocore.exceptions", "IncompleteReadError"),
+        ("azure.core.exceptions", "ServiceRequestError"),
+        ("azure.core.exceptions", "ServiceResponseError"),
+        ("google.auth.exceptions", "TransportError"),
+        ("requests.exceptions", "ConnectionError"),
+        ("requests.exceptions", "Timeout"),
     }
 )
+_REASON_LENGTH = 300
 _PROCESSES = frozenset(
     {
         "LocalRayletDiedError",
@@ -55,6 +63,19 @@ _PROCESSES = frozenset(
 def from_outside(error: BaseException) -> bool:
     """Whether the error, or one that it came from, is of what was around the work and not of the work."""
     return any(_is_outside(each) for each in _chain(error))
+
+
+def reason_of(error: BaseException) -> str:
+    """One line that says why, without secrets: a ``UserError`` as it is, anything else with its type.
+
+    Ray wraps what a worker raised; the innermost cause is what happened.
+    """
+    cause = getattr(error, "cause", None) or error.__cause__
+    if isinstance(cause, BaseException) and not isinstance(error, UserError):
+        return reason_of(cause)
+    text = redact_line(str(error)) or "no message"
+    line = text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"
+    return line if len(line) <= _REASON_LENGTH else line[: _REASON_LENGTH - 1] + "…"
 
 
 def _is_outside(error: BaseException) -> bool:

@@ -10,13 +10,14 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from vodbench.errors import UserError
+from vodbench.errors import OutOfReachError, UserError
+from vodbench.interruption import from_outside
 from vodbench.redaction import redact, refuse_address
 
 _TORN = re.compile(r".+\.[0-9a-f]{32}\.tmp")
@@ -59,12 +60,16 @@ def join(root: str, *parts: str) -> str:
 def reaching(url: str) -> Iterator[None]:
     """What a store refuses as a ``UserError``: every object store raises errors of its own.
 
-    Other ``OSError``s pass: on a disk they say enough, and on a network they may be gone the next time.
+    An ``OutOfReachError`` where it may answer the next time. Other ``OSError``s pass: they say enough.
     """
     try:
         yield
     except Exception as error:
-        if isinstance(error, UserError) or (isinstance(error, OSError) and not isinstance(error, PermissionError)):
+        if isinstance(error, UserError):
+            raise
+        if from_outside(error):
+            raise out_of_reach(url, error) from error
+        if isinstance(error, OSError) and not isinstance(error, PermissionError):
             raise
         raise UserError(
             f"'{url}' cannot be reached ({type(error).__name__}: {redact(str(error))}); check the address, "
@@ -72,11 +77,32 @@ def reaching(url: str) -> Iterator[None]:
         ) from error
 
 
+def out_of_reach(url: str, error: Exception) -> OutOfReachError:
+    """What came from outside (``vodbench.interruption``) while a file was read or written, as the file's."""
+    return OutOfReachError(
+        f"'{url}' cannot be reached ({type(error).__name__}: {redact(str(error))}); check the address and the network"
+    )
+
+
 def exists(url: str) -> bool:
     """``UserError`` when the place cannot be asked."""
     fs, path = filesystem(url)
     with reaching(url):
-        return bool(fs.exists(path))
+        return bool(fs.exists(path)) or _is_silent_bucket(fs, path)
+
+
+def _is_silent_bucket(fs: Any, path: str) -> bool:
+    """False, unless its server says otherwise: of a bucket, s3fs takes every error for an answer."""
+    if "s3" not in _protocols(fs) or "/" in path.strip("/"):
+        return False
+    with suppress(FileNotFoundError):
+        fs.ls(path)
+        return True
+    return False
+
+
+def _protocols(fs: Any) -> tuple[str, ...]:
+    return (fs.protocol,) if isinstance(fs.protocol, str) else tuple(fs.protocol)
 
 
 def read_bytes(url: str) -> bytes:
@@ -133,11 +159,14 @@ def write_bytes(url: str, data: bytes) -> None:
     """
     fs, path = filesystem(url)
     parent = posixpath.dirname(path)
+    if not isinstance(fs, LocalFileSystem):
+        with reaching(url):
+            if parent:
+                fs.makedirs(parent, exist_ok=True)
+            fs.pipe_file(path, data)
+        return
     if parent:
         fs.makedirs(parent, exist_ok=True)
-    if not isinstance(fs, LocalFileSystem):
-        fs.pipe_file(path, data)
-        return
     temporary = f"{path}.{uuid.uuid4().hex}.tmp"
     try:
         with open(temporary, "wb") as file:

@@ -36,9 +36,9 @@ def times() -> int:
 
 
 @pytest.fixture(scope="session")
-def lasting_suite() -> Iterator[Suite]:
-    """In a folder of a short name, because sockets have short names."""
-    folder = Path(tempfile.mkdtemp(prefix="faults-"))
+def lasting_suite(in_memory: str | None) -> Iterator[Suite]:
+    """In a folder of a short name, because sockets have short names; the many rounds of a whole suite on a disk."""
+    folder = Path(tempfile.mkdtemp(prefix="faults-", dir=None if TIMES else in_memory))
     made = Suite(folder, SEED)
     yield made
     if not made.failed:  # what went wrong is kept to be looked at

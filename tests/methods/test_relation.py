@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from vodbench_methods.relation import KeyValues, ObjectRelation, SharedGeometry, evenly, geometry
+from vodbench_methods.relation import KeyValues, ObjectRelation, Room, SharedGeometry, evenly, geometry, partial_sums
 from vodbench_methods.relation.reference import pair_embedding, relation_reference
 from vodbench_methods.relation.waves import PairWaves
 
@@ -228,7 +228,7 @@ def test_partial_sums_join_to_the_whole(generator: torch.Generator) -> None:
     present = torch.ones(12)
     present[[2, 3, 8, 9, 10, 11]] = 0  # the last run holds padding alone
     (geometry,) = SharedGeometry([module], key_boxes).of_all(boxes)
-    outputs, log_sums = module.partial_sums(module.queries(x), geometry, kv, groups=3, present=present)
+    outputs, log_sums = partial_sums(module.queries(x), geometry, kv, groups=3, present=present, room=Room())
     joined = (log_sums.softmax(dim=1)[..., None] * outputs).sum(dim=1).flatten(1)
     alone = module.project_keys(y[present > 0], key_boxes[present > 0])
     torch.testing.assert_close(joined, module.attend(x, boxes, alone), atol=1e-5, rtol=0)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import io
+import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,13 +18,15 @@ import numpy as np
 import pytest
 import yaml
 
-from vodbench import registry
+from vodbench import cli, registry
+from vodbench.cluster import stop_ray
 from vodbench.data_source import DataSource
 from vodbench.detections import DetectionBuilder, DetectionSet, write_detections
 from vodbench.evaluation import evaluate, truth_set
 from vodbench.fingerprint import fingerprint
 from vodbench.records import Runtime, TrialRecord
 from vodbench.spec import Dataset, Detections
+from vodbench.studies import Study, load_study
 from vodbench_datasets.generated import generate
 from vodbench_datasets.generated.config import GeneratorConfig
 
@@ -110,6 +115,60 @@ def lossy(dataset: Dataset, lost: float, seed: int) -> DetectionSet:
             whole = Detections(frame.truth.boxes, scores, frame.truth.labels)
             builder.add(info.id, frame.index, Detections.empty() if rng.random() < lost else whole)
     return builder.build()
+
+
+LITTLE = """
+name: seen
+title: Two methods, three weights, five trials
+preset: tiny
+settings: {iterations: 4, basic_iterations: 3, advanced_iterations: 2}
+methods:
+  - method: rdn-basic
+    settings: {T: 1}
+    knobs: {N_b: [1, 2]}
+  - method: rdn
+    knobs: {T: [1, 2, 3]}
+accuracy: {bootstrap: 20}
+runtime: {snippets: 1}
+workers: {training: 1, evaluation: 1}
+scales:
+  small: {name: seen-small, data: {generate: {snippets: 6, val_snippets: 3, frames: 6}}}
+comparisons:
+  - {name: rdn - basic, a: {method: rdn, knobs: {T: 1}}, b: {method: rdn-basic, knobs: {N_b: 1}}}
+  - {name: rdn, a: {method: rdn}, along: T}
+"""
+
+
+@dataclass(frozen=True)
+class LittleSweep:
+    """A real sweep as a user runs it, by ``command``, in folder ``out``; ``study`` has the data that it generated."""
+
+    command: list[str]
+    out: Path
+    study: Study
+    printed: str
+
+    @property
+    def figures(self) -> dict[str, Any]:
+        """Of ``--json``."""
+        return dict(json.loads(self.printed.splitlines()[-1]))
+
+
+@pytest.fixture(scope="session")
+def little_sweep(tmp_path_factory: pytest.TempPathFactory) -> LittleSweep:
+    """Generated video, trainings, trials and their comparison: a minute, so all who want a real sweep look at one."""
+    folder = tmp_path_factory.mktemp("little")
+    file, out = folder / "study.yaml", folder / "out"
+    file.write_text(LITTLE)
+    command = ["vodbench", "study", "gains", str(file), "--scale", "small", "--out", str(out), "--json"]
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(io.StringIO()) as printed:
+        patch.setattr("sys.argv", command)
+        with pytest.raises(SystemExit) as done:
+            cli.main()
+    stop_ray()  # a command leaves that to the end of its process
+    assert done.value.code == 0
+    study = load_study(str(file), {"data.root": str(out / "data" / "shards")}, "small")
+    return LittleSweep(command, out, study, printed.getvalue())
 
 
 @pytest.fixture(scope="session")

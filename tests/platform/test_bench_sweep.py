@@ -38,7 +38,8 @@ def test_the_settings_are_those_of_the_tables(preset: str, T: list[int], K: list
 def test_figures(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     scored: list[DetectionSet] = []
     monkeypatch.setattr(many_settings, "evaluate", lambda truth, found, *rest: scored.append(found))
-    app(["bench", "sweep", "--size", "48", "--frames", "3", "--trials", "0", "--json"], standalone_mode=False)
+    size = ["--preset", "tiny", "--size", "48", "--frames", "3", "--distinct", "0"]
+    app(["bench", "sweep", *size, "--one-by-one", "--trials", "0", "--json"], standalone_mode=False)
     figures = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert figures["settings"] == 24
     assert len(scored) == 1 + 24 + 24

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from vodbench.cli import app
+from vodbench.cli import app, main
 from vodbench.errors import UserError
 
 STUDY: dict[str, Any] = {
@@ -31,14 +29,6 @@ STUDY: dict[str, Any] = {
             "data": {"generate": {"snippets": 3, "val_snippets": 2, "frames": 6, "size": 64}},
         }
     },
-    "comparisons": [
-        {
-            "name": "selsa - one",
-            "a": {"method": "selsa", "knobs": {"test_frames": 2}},
-            "b": {"method": "faster-rcnn"},
-        },
-        {"name": "selsa", "a": {"method": "selsa"}, "along": "test_frames"},
-    ],
 }
 
 
@@ -49,28 +39,26 @@ def study(tmp_path: Path) -> str:
     return str(path)
 
 
-def run(arguments: list[str]) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", "from vodbench.cli import main; main()", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
-
-
 @pytest.mark.slow
-def test_gains_generate_sweep_compare_and_continue(study: str, tmp_path: Path) -> None:
-    out = tmp_path / "runs"
-    command = ["study", "gains", study, "--scale", "small", "--out", str(out), "--json"]
-    first = run(command)
-    assert first.returncode == 0, first.stderr
-    figures = json.loads(first.stdout.splitlines()[-1])
-    assert [gain["name"] for gain in figures["gains"]] == ["selsa - one", "selsa: test_frames = 2 - test_frames = 1"]
+def test_gains_generate_sweep_compare_and_continue(
+    little_sweep: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figures, out = little_sweep.figures, little_sweep.out
+    expected = ["rdn - basic", "rdn: T = 2 - T = 1", "rdn: T = 3 - T = 1"]
+    assert [gain["name"] for gain in figures["gains"]] == expected
     for gain in figures["gains"]:
         assert gain["every_frame"]["low"] <= gain["every_frame"]["high"]
         assert gain["every_frame"]["mean"] == pytest.approx(gain["a_map"] - gain["b_map"])
     assert json.loads((out / "gains.json").read_text()) == figures["gains"]
     assert (out / "data" / "shards" / "index.json").is_file()
 
-    again = run(command)
-    assert json.loads(again.stdout.splitlines()[-1]) == figures
-    assert "training" not in again.stderr
+    monkeypatch.setattr("sys.argv", little_sweep.command)
+    with pytest.raises(SystemExit) as done:
+        main()
+    assert done.value.code == 0
+    again = capsys.readouterr()
+    assert json.loads(again.out.splitlines()[-1]) == figures
+    assert "training" not in again.err
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,8 @@ from vodbench.sweeps.folder import StudyFolder
 from vodbench.sweeps.halving import climb
 from vodbench.sweeps.plan import trial_job
 from vodbench.sweeps.retrying import forget_failed, spare_stopped
-from vodbench.sweeps.rungs import Rungs
+from vodbench.sweeps.rung_steps import iterations_saved
+from vodbench.sweeps.rungs import Rung, Rungs, spare
 from vodbench.sweeps.steps import OnProgress, TrialContext, TrialJob
 from vodbench.sweeps.trial import run_trial
 
@@ -373,9 +374,30 @@ def test_real_trainings_pause_are_judged_and_end_as_without_pauses(
     assert all((paused[key] == undisturbed[key]).all() for key in undisturbed)
 
 
+def test_what_was_saved_is_counted_once_a_training(tmp_path: Path) -> None:
+    here = TrialContext(tiny_study(), DataSource(root="nowhere"), "data", str(tmp_path))
+    jobs = [trial_job(point, 0, here) for point in grid_points(here.study)]  # 2 detectors of 1400, 2 x 2 of 300
+    given_up = {("faster-rcnn", 0.03): 0.25, ("rdn-basic", 1): 0.5}
+    records = []
+    settings = here.study.search.early_stopping
+    assert settings is not None
+    for each in jobs:
+        values = each.config.to_mapping()
+        name = f"{each.method}-{values['learning_rate']}-{values.get('N_b')}"
+        share = given_up.get((each.method, values.get("N_b", values["learning_rate"])))
+        record = run_trial(each, here, Steps(), quiet)
+        records.append(replace(record, checkpoint=name, status="stopped" if share else "complete"))
+        if share:
+            for reached, go_on in ((share / 2, True), (share, False)):
+                rung = Rung(training=name, method=each.method, seed=0, share=reached, map=0.1, go_on=go_on)
+                Rungs(here.folder, settings).keep(rung)
+    assert iterations_saved(records, here.folder) == (1050 + 150, 2 * 1400 + 2 * 300)
+    spare(here.folder, "faster-rcnn-0.03-None")
+    assert iterations_saved(records, here.folder)[0] == 150
+
+
 def test_rungs_of_other_snippets_are_not_mixed(tmp_path: Path) -> None:
     from vodbench.studies.searching import EarlyStopping
-    from vodbench.sweeps.rungs import Rung
 
     few, many = (Rungs(str(tmp_path), EarlyStopping(snippets=n)) for n in (2, 20))
     few.keep(Rung(training="a", method="m", seed=0, share=0.25, map=0.1))

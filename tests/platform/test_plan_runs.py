@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from vodbench import cli
-from vodbench.cluster import stop_ray
 from vodbench.errors import UserError
 from vodbench.plan.against import held_against
 from vodbench.plan.costs import load_rates, save_rates
@@ -26,37 +25,11 @@ from vodbench.sweeps.times import DETECT, SWEEP, TRAIN, note_time, noted_times
 
 pytestmark = pytest.mark.slow
 
-STUDY = """
-name: seen
-title: Two methods, three weights, five trials
-data: {generate: {snippets: 6, val_snippets: 3, frames: 6}}
-preset: tiny
-settings: {iterations: 4, basic_iterations: 3, advanced_iterations: 2}
-methods:
-  - method: rdn-basic
-    settings: {T: 1}
-    knobs: {N_b: [1, 2]}
-  - method: rdn
-    knobs: {T: [1, 2, 3]}
-accuracy: {bootstrap: 10}
-runtime: {snippets: 1}
-workers: {training: 1, evaluation: 1}
-"""
 
-
-@pytest.fixture(scope="module")
-def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Study]:
+@pytest.fixture
+def swept(little_sweep: Any) -> tuple[str, Study]:
     """A real sweep's folder, and its study with the data that it generated."""
-    folder = tmp_path_factory.mktemp("seen")
-    file, out = folder / "study.yaml", folder / "out"
-    file.write_text(STUDY)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sys.argv", ["vodbench", "sweep", str(file), "--out", str(out), "--quiet"])
-        with pytest.raises(SystemExit) as done:
-            cli.main()
-    stop_ray()  # a command leaves that to the end of its process
-    assert done.value.code == 0
-    return str(out), load_study(str(file), {"data.root": str(out / "data" / "shards")})
+    return str(little_sweep.out), little_sweep.study
 
 
 def test_a_plan_holds_the_trainings_passes_and_trials_that_ran(swept: tuple[str, Study]) -> None:

@@ -11,10 +11,10 @@ import pytest
 
 import vodbench.cli
 from vodbench.errors import UserError
+from vodbench.interruption import reason_of
 from vodbench.redaction import redact, redact_line, refuse_address, refuse_settings
 from vodbench.storage import exists
 from vodbench.studies import parse_study
-from vodbench.sweeps.trial import reason_of
 from vodbench.training.keeper import Folder, ProgressFile
 
 

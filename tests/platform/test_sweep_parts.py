@@ -12,6 +12,7 @@ import pytest
 from vodbench import cli
 from vodbench.data_source import DataSource
 from vodbench.errors import UserError
+from vodbench.interruption import reason_of
 from vodbench.knobs import MethodConfig, knob
 from vodbench.records import Accuracy, Runtime, TrialRecord
 from vodbench.studies import Point, parse_study
@@ -19,7 +20,7 @@ from vodbench.sweeps import plan as planning
 from vodbench.sweeps.folder import StudyFolder
 from vodbench.sweeps.plan import ordered, trial_job
 from vodbench.sweeps.steps import OnProgress, TrialContext, TrialJob
-from vodbench.sweeps.trial import reason_of, run_trial
+from vodbench.sweeps.trial import run_trial
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,14 +19,15 @@ import psutil
 import pytest
 from rich.console import Console
 
-from vodbench.errors import UserError
+from vodbench.errors import OutOfReachError, UserError
 from vodbench.front.hypervolume import write_history
 from vodbench.knobs import MethodConfig, knob
-from vodbench.records import Accuracy, Runtime
+from vodbench.records import Accuracy, Runtime, TrialRecord
 from vodbench.spec import MethodSpec
 from vodbench.studies import parse_study, space
 from vodbench.sweeps import plan as planning
 from vodbench.sweeps import running
+from vodbench.sweeps.folder import StudyFolder
 from vodbench.sweeps.running import SweepResult, plan_sweep, run_sweep
 from vodbench.sweeps.steps import OnProgress, TrialContext, TrialJob
 from vodbench.tracking.server import connect, default_uri
@@ -254,6 +256,22 @@ def test_hopeless_trainings_of_a_grid_are_stopped_and_stay_so_until_asked(out: P
     assert len(calls(out)) == 3 + 4
 
 
+def test_hopeless_trainings_of_a_search_are_stopped_as_they_come(out: Path) -> None:
+    space = [{"method": "m", "knobs": {"N_b": [1, 2, 3, 4, 5, 6]}}]
+    search = {"sampler": "tpe", "trials": 6, "early_stopping": {"rungs": [0.5], "reduction": 2}}
+    first = sweep(out, methods=space, search=search)
+    order = [c[2][0] for c in calls(out) if c[0] == "train_to"]
+    assert sorted(order) == [1, 2, 3, 4, 5, 6]
+    # The first has nobody to be compared with; of those so far, each must be in the better half, rounded up.
+    going_on = {n for i, n in enumerate(order) if sum(other > n for other in order[:i]) < (i + 2) // 2}
+    assert {r.config["N_b"] for r in first.records if r.status == "complete"} == going_on
+    assert [c[2]["N_b"] for c in calls(out) if c[0] == "train"] == [n for n in order if n in going_on]
+    assert {r.status for r in first.records} == {"complete", "stopped"}
+    begun = len(calls(out))
+    assert sweep(out, methods=space, search=search).ran == 0
+    assert len(calls(out)) == begun
+
+
 @dataclass
 class Deadly(PlantedSteps):
     """The process of one trial dies, as under the kernel's out-of-memory killer."""
@@ -277,6 +295,22 @@ def test_a_trial_whose_process_dies_is_tried_again_then_recorded_and_tried_by_th
     runs = tracked_runs(out)
     assert len(runs) == 3
     assert [(run.info.status, run.data.tags.get("reason")) for run in runs] == [("FINISHED", None)] * 3
+
+
+def test_a_store_that_stays_away_ends_the_sweep_with_what_it_said(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tune makes a text of what its callbacks raise."""
+
+    def away(self: StudyFolder, fingerprint: str) -> TrialRecord | None:
+        raise OutOfReachError(f"'{fingerprint}' cannot be reached")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StudyFolder, "record", away)  # in this process: trials see the store
+        with pytest.raises(OutOfReachError, match="cannot be reached"):
+            sweep(out)
+    begun = len(calls(out))
+    assert 1 <= begun < 4
+    sweep(out)
+    assert len(calls(out)) == 4, "what was finished is not repeated"
 
 
 @pytest.mark.parametrize("sampler", ["random", "tpe", "nsga2", "gp"])
@@ -338,10 +372,12 @@ def test_an_interrupted_sweep_loses_nothing_and_repeats_nothing(out: Path, inter
     driver = subprocess.Popen([sys.executable, "-c", script], start_new_session=True)
     while len(calls(out)) < 4 and driver.poll() is None:
         time.sleep(0.05)
-    workers = psutil.Process(driver.pid).children(recursive=True)
+    orphans = psutil.Process(driver.pid).children(recursive=True)
+    trial = [process for process in orphans if runs_trials(process)]
+    assert trial
     driver.send_signal(interrupt)
     assert driver.wait() != 0
-    psutil.wait_procs(workers)
+    psutil.wait_procs(trial)  # only who could still write; Ray's agents take a minute to notice
     done = {path.parent.name for path in out.glob("trials/*/trial.json")}
     assert len(done) == 3
     if interrupt == signal.SIGINT:
@@ -355,3 +391,12 @@ def test_an_interrupted_sweep_loses_nothing_and_repeats_nothing(out: Path, inter
     runs = tracked_runs(out)
     assert len(runs) == len({run.data.tags["vodbench.trial"] for run in runs}) == 8
     assert all(run.info.status == "FINISHED" for run in runs)
+    for process in orphans:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
+def runs_trials(process: psutil.Process) -> bool:
+    with suppress(psutil.NoSuchProcess):
+        return any("ray::ImplicitFunc" in word for word in process.cmdline())
+    return False

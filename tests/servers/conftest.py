@@ -37,9 +37,9 @@ workers: {concurrent_trials: 2} # trials at once share frames' features through 
 
 
 @pytest.fixture(scope="session")
-def servers() -> Iterator[Path]:
+def servers(in_memory: str | None) -> Iterator[Path]:
     """A folder for servers: short, because sockets have short names, and open to the user postgres."""
-    folder = Path(tempfile.mkdtemp(prefix="vodbench-"))
+    folder = Path(tempfile.mkdtemp(prefix="vodbench-", dir=in_memory))
     folder.chmod(0o755)
     yield folder
     shutil.rmtree(folder, ignore_errors=True)

@@ -18,7 +18,7 @@ from vodbench.storage import join
 from vodbench_datasets.clips.pipeline import RayClips
 from vodbench_datasets.frames import ENCODED, MOTION
 from vodbench_datasets.shards.layout import GROUP_FRAMES, IMAGE_DIGEST, ROWS, TRUTH_DIGEST, SnippetRecord, load_index
-from vodbench_datasets.shards.rows import UNREADABLE, damaged, open_parquet, to_frames
+from vodbench_datasets.shards.rows import open_parquet, reading_shard, to_frames
 
 # Each holds a file handle and its footer, some 100 KB; a footer costs as much to read as a row group.
 _OPEN_FILES = 64
@@ -143,11 +143,8 @@ class Shards(RayClips):
         return table
 
     def _read_columns(self, shard: int, groups: Sequence[int], columns: Sequence[str]) -> pa.Table:
-        with self._lock:
-            try:
-                return self._open(shard).read_row_groups(groups, columns=columns, use_threads=False)
-            except UNREADABLE as error:
-                raise damaged(join(self.root, self.index.shards[shard].file), error) from error
+        with self._lock, reading_shard(join(self.root, self.index.shards[shard].file)):
+            return self._open(shard).read_row_groups(groups, columns=columns, use_threads=False)
 
     def _open(self, shard: int) -> pq.ParquetFile:
         if shard in self._files:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vodbench.errors import UserError
+from vodbench.interruption import from_outside
 from vodbench.spec import Frame
-from vodbench.storage import filesystem
+from vodbench.storage import filesystem, out_of_reach
 from vodbench_datasets.frames import MOTION, from_columns, to_columns
 from vodbench_datasets.shards.digests import image_digest, truth_digest
 from vodbench_datasets.shards.layout import IMAGE_DIGEST, ROWS, ROWS_WITH_MOTION, TRUTH_DIGEST
@@ -62,16 +64,27 @@ def open_parquet(url: str) -> pq.ParquetFile:
     Reads go through fsspec, whatever the scheme. Its read-ahead is off: pyarrow asks for what it needs, in few pieces.
     """
     fs, path = filesystem(url)
-    try:
+    with reading_shard(url):
         file = pq.ParquetFile(fs.open(path, "rb", cache_type="none"), pre_buffer=True, page_checksum_verification=True)
         columns = file.schema_arrow.remove_metadata()
-    except FileNotFoundError as error:
-        raise UserError(f"shard '{url}' is missing; 'vodbench data verify' lists what else is") from error
-    except UNREADABLE as error:
-        raise damaged(url, error) from error
     if columns not in (ROWS, ROWS_WITH_MOTION):  # checksums are of pages: the footer is not covered by any
         raise damaged(url, "its columns are not those of a shard")
     return file
+
+
+@contextmanager
+def reading_shard(url: str) -> Iterator[None]:
+    """``UserError`` for a shard that is missing or damaged, ``OutOfReachError`` for one whose store is away."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise UserError(f"shard '{url}' is missing; 'vodbench data verify' lists what else is") from error
+    except Exception as error:
+        if from_outside(error):
+            raise out_of_reach(url, error) from error
+        if isinstance(error, UNREADABLE) and not isinstance(error, UserError):
+            raise damaged(url, error) from error
+        raise
 
 
 def damaged(url: str, error: Exception | str) -> UserError:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vodbench.storage import filesystem, join, read_bytes
+from vodbench.storage import exists, join, read_bytes
 from vodbench_datasets.shards.destination import files_in, is_leftover
 from vodbench_datasets.shards.digests import image_digest, snippet_fingerprint, truth_digest
 from vodbench_datasets.shards.layout import (
@@ -54,8 +54,7 @@ def verify_shards(root: str, on_progress: Callable[[int, int], None] | None = No
 def _verify_shard(root: str, index: Index, number: int, snippets: list[SnippetRecord]) -> list[str]:
     shard = index.shards[number]
     url = join(root, shard.file)
-    fs, path = filesystem(url)
-    if not fs.exists(path):
+    if not exists(url):
         return [f"{shard.file}: missing ({shard.rows} frames of {len(snippets)} snippets)"]
     data = read_bytes(url)
     if hashlib.sha256(data).hexdigest() == shard.sha256:

@@ -17,7 +17,7 @@ from vodbench_methods.rdn.attended import Attended
 from vodbench_methods.rdn.pair_geometry import PairGeometry, PairWeights
 from vodbench_methods.rdn.records import Support
 from vodbench_methods.rdn.ring import SupportRing
-from vodbench_methods.relation import ObjectRelation
+from vodbench_methods.relation import ObjectRelation, Room, partial_sums
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +52,7 @@ class PairAttention:
         self._queries = torch.zeros(heads, self._frames, refined, width, device=weight.device, dtype=weight.dtype)
         self._entered: dict[int, tuple[Entered, int]] = {}
         self._stop = 0
+        self._room = Room()
 
     def take(self, number: int, support: Support, boxes: Tensor) -> Entered:
         """The parts of frame ``number``, whose keys and values for the module that refines are the last.
@@ -99,5 +100,5 @@ class PairAttention:
     def _related(self, queries: Tensor, weights: Tensor, keys: slice, present: Tensor) -> tuple[Tensor, Tensor]:
         """Outputs (refined proposals, slots, H, D / H) and logarithms of sums, float32, of every slot of ``keys``."""
         kv = self._ring.slotted(0, keys)
-        outputs, log_sums = self._relation.partial_sums(queries, weights, kv, keys.stop - keys.start, present)
+        outputs, log_sums = partial_sums(queries, weights, kv, keys.stop - keys.start, present, self._room)
         return outputs.float(), log_sums

@@ -11,17 +11,24 @@ from torch import Tensor
 from vodbench_methods.rdn.log import SupportLog
 from vodbench_methods.rdn.refinement import Refined
 from vodbench_methods.rdn.window import Columns, Part, View
-from vodbench_methods.relation import ObjectRelation, SharedGeometry, softmax
+from vodbench_methods.relation import ObjectRelation, Room, SharedGeometry, attended, attended_by_heads, head_blocks
 
 if TYPE_CHECKING:
     from vodbench_methods.rdn.basic import RDNBasic
 
 
+class Rooms:
+    """Memory for step after step: geometric weights, the logits of a module, and those of one window among them."""
+
+    def __init__(self) -> None:
+        self.geometry, self.logits, self.own = Room(), Room(), Room()
+
+
 class Step:
     """``union`` holds the proposals of all ``frames`` that any of ``views`` looks at."""
 
-    def __init__(self, method: RDNBasic, union: SupportLog, frames: range, views: Sequence[View]) -> None:
-        self._method, self._union, self._views = method, union, views
+    def __init__(self, method: RDNBasic, union: SupportLog, frames: range, views: Sequence[View], rooms: Rooms) -> None:
+        self._method, self._union, self._views, self._rooms = method, union, views, rooms
         self._basic = method.unrefined_readers[: method.config.N_b]
         self._distiller = method.distiller
         columns = Columns(union, frames)
@@ -32,7 +39,7 @@ class Step:
         ]
         self._rows = union.wide(union.rows(frames))
         modules = [*self._basic, *([] if self._distiller is None else [self._distiller])]
-        self._geometry = SharedGeometry(modules, union.boxes(self._rows)) if modules else None
+        self._geometry = SharedGeometry(modules, union.boxes(self._rows), rooms.geometry) if modules else None
 
     @property
     def numbers(self) -> list[tuple[int, ...]]:
@@ -62,25 +69,29 @@ class Step:
         """(R, D) after the basic stage, for each window."""
         if not self._basic:
             return [features.relu()] * len(self._views)
-        current = [features] * len(self._views)
-        first = self._basic[0].queries(features)
-        shared = torch.bmm(first, self._union.keys(0, self._rows).transpose(1, 2))
-        logits = [part.of(shared).flatten(2).clone() for part in self._parts]
-        for index, module in enumerate(self._basic):
-            if index:
-                size = len(features)
-                current = list(torch.split(self._method.between(index, torch.cat(current)), size))
-                queries = self._queries(module, current)
-                logits = [
-                    torch.bmm(own, view.log.keys(index, view.rows).transpose(1, 2))
-                    for own, view in zip(queries, self._views, strict=True)
-                ]
-            for number, view in enumerate(self._views):
+        attended = self._first_attended(features, weights[0])
+        current = [self._method.added(features, one) for one in attended]
+        for index, module in enumerate(self._basic[1:], start=1):
+            current = list(torch.split(self._method.between(index, torch.cat(current)), len(features)))
+            for number, (view, queries) in enumerate(zip(self._views, self._queries(module, current), strict=True)):
+                keys, values = view.log.keys(index, view.rows), view.log.values(index, view.rows)
                 geometry = self._parts[number].of(weights[index])
-                values = view.log.values(index, view.rows)
-                attended = _attended(module, current[number], logits[number], geometry, values, view.copies)
-                current[number] = self._method.added(current[number], attended)
+                one = attended_by_heads(module, queries, keys, values, geometry, view.copies, self._rooms.logits)
+                current[number] = self._method.added(current[number], one)
         return current
+
+    def _first_attended(self, features: Tensor, weights: Tensor) -> list[Tensor]:
+        """(R, D) that the first module attends to, for each window: its queries are the same for all."""
+        module = self._basic[0]
+        queries, keys = module.queries(features), self._union.keys(0, self._rows).transpose(1, 2)
+        found: list[list[Tensor]] = [[] for _ in self._views]
+        for heads in head_blocks(queries, keys.shape[2]):
+            logits = self._rooms.logits.product(queries[heads], keys[heads])
+            for view, part, blocks in zip(self._views, self._parts, found, strict=True):
+                values = view.log.values(0, view.rows)[heads]
+                own = part.copied(logits, self._rooms.own)
+                blocks.append(attended(module, own, values, part.of(weights[heads]), view.copies))
+        return [torch.cat(blocks, dim=1).to(features.dtype) for blocks in found]
 
     def _queries(self, module: ObjectRelation, features: Sequence[Tensor]) -> Sequence[Tensor]:
         """(H, R, D / H) for each of several (R, D)."""
@@ -98,18 +109,7 @@ class Step:
     ) -> Tensor:
         if part is None:
             return module.attend(features, boxes, refined.kv, refined.copies)
-        logits = torch.bmm(queries, refined.kv.keys.transpose(1, 2))
-        return _attended(module, features, logits, part.of(weights), refined.kv.values, refined.copies)
-
-
-def _attended(
-    module: ObjectRelation, features: Tensor, logits: Tensor, geometry: Tensor, values: Tensor, copies: Tensor | None
-) -> Tensor:
-    """(R, D): ``ObjectRelation.attend_weighted`` with the logits (H, R, n) at hand, in whose memory it works."""
-    if not logits.shape[2]:
-        return features * 0.0  # attention over nothing adds nothing
-    shares = softmax(logits)
-    shares.view(geometry.shape).mul_(geometry)
-    if copies is not None:
-        shares.mul_(copies)
-    return module.gathered(shares, values).to(features.dtype)
+        kv = refined.kv
+        return attended_by_heads(
+            module, queries, kv.keys, kv.values, part.of(weights), refined.copies, self._rooms.logits
+        )

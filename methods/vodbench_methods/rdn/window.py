@@ -11,6 +11,7 @@ from vodbench_methods.rdn.config import RDNBasicConfig
 from vodbench_methods.rdn.log import SupportLog, rows_of_runs
 from vodbench_methods.rdn.records import Support, spread
 from vodbench_methods.rdn.refinement import Refined, Served
+from vodbench_methods.relation import Room
 from vodbench_methods.sequence import window
 
 
@@ -80,6 +81,11 @@ class Part:
             return taken
         length, first = self.runs
         return taken.view(*taken.shape[:-1], taken.shape[-1] // length, length)[..., :first]
+
+    def copied(self, matrix: Tensor, room: Room) -> Tensor:
+        """(..., n) of (..., columns), in other memory."""
+        taken = room.copy(self.of(matrix))
+        return taken if self.runs is None else taken.flatten(-2)
 
 
 class Columns:

@@ -26,16 +26,16 @@ from vodbench_methods.detection.records import FrameFeatures
 from vodbench_methods.rdn.config import RDNBasicConfig
 from vodbench_methods.rdn.log import SupportLog
 from vodbench_methods.rdn.records import Pool, Support, consecutive, spread
-from vodbench_methods.rdn.step import Step
+from vodbench_methods.rdn.step import Rooms, Step
 from vodbench_methods.rdn.window import Window
 from vodbench_methods.relation import evenly
 
 if TYPE_CHECKING:
     from vodbench_methods.rdn.basic import RDNBasic
 
-# Reference proposals at a time: few enough for the pairs of a window to stay in the last cache level of a CPU, many
+# Reference proposals at a time: few enough for the logits of a head to stay in the second cache level of a CPU, many
 # enough for matrix products to run near their best. Not a matter of the window: settings of all windows go together.
-_ROWS_ON_CPU = 32
+_ROWS_ON_CPU = 64
 
 
 class RelationWindows:
@@ -52,6 +52,7 @@ class RelationWindows:
         self._windows = self._grouped(configs)
         self._recent: deque[Support] = deque()  # frames that some log or window has still to take
         self._first_recent = 0
+        self._rooms = Rooms()
 
     def _log(self, T: int, K: int, configs: Sequence[RDNBasicConfig]) -> SupportLog:
         """A log of K proposals a frame, with all modules where it is a setting's own and not the union's alone."""
@@ -95,6 +96,7 @@ class RelationWindows:
             self._union,
             range(max(0, reference - self._T), min(self.num_frames, reference + self._T + 1)),
             [window.view(reference, self.num_frames) for window in self._windows],
+            self._rooms,
         )
         size = _ROWS_ON_CPU if features.device.type == "cpu" else step.rows_per_chunk
         parts = [step.related(features[rows], boxes[rows]) for rows in evenly(len(features), size)]

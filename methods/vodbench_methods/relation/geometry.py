@@ -22,6 +22,7 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
+from vodbench_methods.relation.room import Room
 from vodbench_methods.relation.waves import NUM_FREQUENCIES, PairWaves, frequencies
 
 Floor: TypeAlias = Literal["max", "add"]
@@ -57,7 +58,7 @@ class GeometricWeights:
     them, never boxes.
     """
 
-    def __init__(self, keys: Tensor, weight: Tensor, bias: Tensor, floor: Floor) -> None:
+    def __init__(self, keys: Tensor, weight: Tensor, bias: Tensor, floor: Floor, room: Room | None = None) -> None:
         self.keys, self.floor, self.num_heads = keys, floor, len(weight)
         with torch.autocast(keys.device.type, enabled=False):
             half = EMBEDDING_DIM // 2
@@ -65,7 +66,7 @@ class GeometricWeights:
             self._size_mixture, self._bias = _size_mixture(weight[:, half:].float()), bias.float()
             waves = _size_waves(keys).flatten(1)
             self._key_side = torch.cat([waves, waves.new_ones(len(keys), 1)], dim=1).T.contiguous()  # (33, K)
-        self._memory: Tensor | None = None
+        self._own = room or Room()
         self._pairs: PairWaves | None = None
 
     def __call__(self, queries: Tensor, out: Tensor | None = None) -> Tensor:
@@ -85,7 +86,7 @@ class GeometricWeights:
                 waves = PairWaves(count, len(self.keys), queries.device)(distances)
                 total = torch.baddbmm(separable, self._centre_weight.expand(count, -1, -1), waves).transpose(0, 1)
                 return total.clamp(min=_WEIGHT_FLOOR) if self.floor == "max" else total.relu() + _WEIGHT_FLOOR
-            total = self._own_room(count) if out is None else out
+            total = self._own.array((count, self.num_heads, len(self.keys)), self._key_side) if out is None else out
             self._add_up(total, query_side, distances)
             total = total.transpose(0, 1)
             return total.clamp_(min=_WEIGHT_FLOOR) if self.floor == "max" else total.relu_().add_(_WEIGHT_FLOOR)
@@ -103,21 +104,15 @@ class GeometricWeights:
         """(count, H, K) fresh memory; a part of its rows is an ``out`` for as many queries."""
         return self._key_side.new_empty(count, self.num_heads, len(self.keys))
 
-    def _own_room(self, count: int) -> Tensor:
-        """The same memory each time while it suffices."""
-        if self._memory is None or len(self._memory) < count:
-            self._memory = self.room(count)
-        return self._memory[:count]
-
     def _add_up(self, total: Tensor, query_side: Tensor, distances: Tensor) -> None:
         """Write size and centre terms to ``total`` (Q, H, K), a few rows at a time, so that these stay in the cache."""
         rows = _rows_of_waves(len(self.keys), total.device)
         if self._pairs is None:
-            self._pairs = PairWaves(rows, len(self.keys), total.device)
-        parts = (torch.split(t, rows) for t in (total, query_side, distances))
-        for some, side, distance in zip(*parts, strict=True):
-            torch.bmm(side, self._key_side.expand(len(side), -1, -1), out=some)
-            some.baddbmm_(self._centre_weight.expand(len(some), -1, -1), self._pairs(distance))
+            self._pairs = PairWaves(rows, len(self.keys), total.device, self._key_side)
+        weights = torch.cat([self._centre_weight.expand(len(query_side), -1, -1), query_side], dim=2)
+        parts = (torch.split(t, rows) for t in (total, weights, distances))
+        for some, weight, distance in zip(*parts, strict=True):
+            torch.bmm(weight, self._pairs(distance), out=some)
 
 
 @torch.no_grad()

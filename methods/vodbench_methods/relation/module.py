@@ -19,10 +19,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from vodbench_methods.detection.products import MIN_ROWS
-from vodbench_methods.relation.geometry import EMBEDDING_DIM, Floor, GeometricWeights, evenly, rows_per_chunk
-
-_ABSENT = -1e4  # the logit of padding: finite, so that a run of nothing but padding stays free of NaN
+from vodbench_methods.relation.geometry import EMBEDDING_DIM, Floor, GeometricWeights, rows_per_chunk
+from vodbench_methods.relation.room import Room
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,36 +100,6 @@ class ObjectRelation(nn.Module):
         shares = _times(softmax(self._logits(features, kv)), _weighed(geometry, copies))
         return shares / shares.sum(dim=-1, keepdim=True)
 
-    def partial_sums(
-        self, queries: Tensor, geometry: Tensor, kv: KeyValues, groups: int, present: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Attend to ``groups`` equal runs of the keys apart from each other, so that they can be joined later.
-
-        ``queries`` are (H, Q, D / H), ``geometry`` (H, Q, K), ``present`` (K,): 1 for a key, 0 for padding. Returns
-        outputs (Q, groups, H, D / H) and the logarithm of each softmax sum (Q, groups, H), -inf for an empty run:
-        attention over any of the runs together is the mean of their outputs weighted by the softmax of the logarithms.
-        """
-        count = queries.shape[1]
-        size = max(rows_per_chunk(len(kv), self.num_heads, kv.boxes.device), MIN_ROWS)
-        parts = [
-            self._partial_sums(queries[:, rows], geometry[:, rows] * present, kv, groups, present)
-            for rows in evenly(count, size)
-        ]
-        return torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
-
-    def _partial_sums(
-        self, queries: Tensor, geometry: Tensor, kv: KeyValues, groups: int, present: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        shape = (self.num_heads, queries.shape[1], groups, len(kv) // groups)
-        logits = torch.bmm(queries, kv.keys.transpose(1, 2)).float().masked_fill(present == 0, _ABSENT).view(shape)
-        largest = logits.detach().amax(dim=-1, keepdim=True)
-        shares = _times((logits - largest).exp(), geometry.view(shape))
-        total = shares.sum(dim=-1)
-        shares = shares / total[..., None].clamp(min=torch.finfo(total.dtype).tiny)
-        values = kv.values.view(self.num_heads, groups, shape[3], -1)
-        outputs = torch.einsum("hqgk,hgkd->qghd", shares.to(values.dtype), values)
-        return outputs, (largest[..., 0] + total.log()).permute(1, 2, 0)
-
     def _logits(self, features: Tensor, kv: KeyValues) -> Tensor:
         return torch.bmm(self.queries(features), kv.keys.transpose(1, 2))
 
@@ -146,13 +114,16 @@ class ObjectRelation(nn.Module):
 
 
 class SharedGeometry:
-    """Geometric weights of several modules that see the same boxes, from one embedding of the pairs."""
+    """Geometric weights of several modules that see the same boxes, from one embedding of the pairs.
 
-    def __init__(self, modules: Sequence[ObjectRelation], keys: Tensor) -> None:
+    ``room``: where to write them, for those who make one such after the other.
+    """
+
+    def __init__(self, modules: Sequence[ObjectRelation], keys: Tensor, room: Room | None = None) -> None:
         weight = torch.cat([m.geometry.weight for m in modules])
         bias = torch.cat([m.geometry.bias for m in modules])
         self._heads = [m.num_heads for m in modules]
-        self._weights = GeometricWeights(keys, weight, bias, modules[0].floor)
+        self._weights = GeometricWeights(keys, weight, bias, modules[0].floor, room)
         self.rows_per_chunk = rows_per_chunk(len(keys), sum(self._heads), keys.device)
 
     def __call__(self, queries: Tensor) -> tuple[Tensor, ...]:

@@ -39,11 +39,16 @@ def frequencies(device: torch.device | None = None) -> Tensor:
 class PairWaves:
     """(n, 32, K) float32: 8 sines, 8 cosines of x, then of y, for up to ``rows`` queries at a time.
 
-    The memory is used again by the next call, so that it stays in the processor's cache.
+    The memory is used again by the next call, so that it stays in the processor's cache. ``beside`` (m, K) stands
+    behind the waves of each query: they are (n, 32 + m, K) then.
     """
 
-    def __init__(self, rows: int, num_keys: int, device: torch.device) -> None:
-        self._waves = torch.empty(rows, 2, 2, NUM_FREQUENCIES, num_keys, device=device)
+    def __init__(self, rows: int, num_keys: int, device: torch.device, beside: Tensor | None = None) -> None:
+        more = 0 if beside is None else len(beside)
+        self._all = torch.empty(rows, 4 * NUM_FREQUENCIES + more, num_keys, device=device)
+        self._waves = self._all[:, : 4 * NUM_FREQUENCIES].unflatten(1, (2, 2, NUM_FREQUENCIES))  # type: ignore[no-untyped-call]
+        if beside is not None:
+            self._all[:, 4 * NUM_FREQUENCIES :] = beside
         self._angle = torch.empty(rows, 2, NUM_FREQUENCIES, num_keys, device=device)
         self._frequency = frequencies(device)[:, None].float()
         self._reduced = device.type == "cpu"  # elsewhere one kernel a wave is cheaper than one an operation
@@ -63,7 +68,7 @@ class PairWaves:
         else:
             torch.sin(angle, out=sine)
             torch.cos(angle, out=cosine)
-        return waves.flatten(1, 3)
+        return self._all[:count]
 
     def _reduce(self, angle: Tensor, turns: Tensor) -> None:
         """Take whole turns off ``angle``, in place; ``turns`` is scratch."""

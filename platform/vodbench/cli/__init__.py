@@ -13,7 +13,8 @@ from rich.markup import escape
 from vodbench.cli.lazy import LazyCommands
 from vodbench.cli.shared import console
 from vodbench.cli.usage import UsageError, explain
-from vodbench.errors import UserError
+from vodbench.errors import InterruptedWorkError, UserError
+from vodbench.interruption import from_outside, reason_of
 from vodbench.redaction import redact, redact_line
 
 # name -> module; the module holds either `app` (a group) or `command` with its `EPILOG`.
@@ -39,6 +40,8 @@ COMMANDS: Mapping[str, str] = {
     "new": "vodbench.cli.new",
 }
 
+CONTINUES = ". Nothing that finished is lost: when this has passed, the same command continues"
+
 
 class Commands(LazyCommands):
     table = COMMANDS
@@ -61,22 +64,29 @@ def root() -> None:
 
 
 def main() -> None:
-    """Entry point: a mistake of the user's becomes one line and exit status 2; no secret in it, nor in a traceback."""
+    """Entry point: a mistake of the user's becomes one line and exit status 2, what came from outside (storage out of
+    reach, killed processes) one line and exit status 1; no secret in it, nor in a traceback."""
     try:
         status = app(standalone_mode=False, prog_name="vodbench")
-    except UserError as error:
-        _refuse(str(error))
     except UsageError as error:
         _refuse(explain(error))
     except typer.Abort:
         sys.exit(1)
-    except Exception:  # noqa: BLE001 - a bug: its traceback, as Python would print it, but for passwords
-        console.print(escape(redact(traceback.format_exc())))
+    except Exception as error:  # noqa: BLE001 - each kind is told from the others here
+        if isinstance(error, UserError) and not isinstance(error, InterruptedWorkError):
+            _refuse(str(error))
+        if from_outside(error):
+            _end(f"{reason_of(error)}{CONTINUES}", 1)
+        console.print(escape(redact(traceback.format_exc())))  # a bug, as Python would print it, but for passwords
         sys.exit(1)
     sys.exit(status or 0)
 
 
 def _refuse(message: str) -> NoReturn:
+    _end(message, 2)
+
+
+def _end(message: str, status: int) -> NoReturn:
     if message:
         console.print(f"[red]error:[/] {escape(redact_line(message))}")
-    sys.exit(2)
+    sys.exit(status)

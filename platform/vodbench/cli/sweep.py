@@ -269,10 +269,20 @@ def _closing_lines(result: SweepResult, folder: str) -> None:
     if failed := failed - interrupted:
         console.print(f"{failed} failed; run again with --retry-failed to repeat them (traceback: trials/*/error.txt)")
     if stopped:
-        console.print(f"{stopped} stopped as hopeless; run again with --retry-stopped to train them to their end")
+        saved, total = _iterations_saved(result, folder)
+        console.print(
+            f"{stopped} stopped as hopeless, which saved {saved} of {total} iterations; run again with --retry-stopped "
+            "to train them to their end"
+        )
     console.print(f"next: vodbench front {folder}   vodbench report {folder}")
     if result.tracked and result.tracking_uri.startswith("sqlite:"):
         console.print(f"MLflow: mlflow ui --backend-store-uri {redact(result.tracking_uri)}")
+
+
+def _iterations_saved(result: SweepResult, folder: str) -> tuple[int, int]:
+    from vodbench.sweeps.rung_steps import iterations_saved
+
+    return iterations_saved(result.records, folder)
 
 
 def _figures(swept: Swept) -> dict[str, Any]:
@@ -285,6 +295,7 @@ def _figures(swept: Swept) -> dict[str, Any]:
         "trials_failed": sum(record.status == "failed" for record in result.records),
         "trials_stopped": sum(record.status == "stopped" for record in result.records),
         "trials_new": result.ran,
+        "iterations_saved": _iterations_saved(result, swept.folder)[0],
         "trainings": len({record.checkpoint for record in complete}),
         "front": [r.fingerprint for r, on_front in zip(result.records, result.front, strict=True) if on_front],
         "best_map": max((r.accuracy.map for r in complete if r.accuracy), default=None),

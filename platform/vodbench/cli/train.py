@@ -173,11 +173,14 @@ def _bars(planned: tuple[PlannedStage, ...]) -> Iterator[OnProgress]:
 @contextmanager
 def _one_line_failures() -> Iterator[None]:
     """A loss that is not finite is no bug of ours: its line, not a traceback; exit status 1."""
+    from vodbench.interruption import from_outside
     from vodbench.training.loop import TrainingError
 
     try:
         yield
     except TrainingError as error:
+        if from_outside(error):
+            raise
         console.print(f"[red]error:[/] {escape(redact_line(str(error)))}")
         for note in getattr(error, "__notes__", ()):
             console.print(escape(note))

@@ -11,6 +11,7 @@ import torch
 from vodbench.errors import UserError
 from vodbench.features.sharing import KeptFeatures
 from vodbench.fingerprint import fingerprint
+from vodbench.interruption import from_outside
 from vodbench.knobs import MethodConfig
 from vodbench.spec import FrameEncoder, Image, Method, Truth
 from vodbench.streaming.passes import Pass, SnippetResult, StageTimes, start_passes
@@ -68,6 +69,8 @@ def detect_snippet(
         except (UserError, AssertionError):
             raise
         except Exception as error:
+            if from_outside(error):
+                raise
             raise SnippetError(f"{where}: {type(error).__name__}: {error}") from error
     found = [pair for each in passes for pair in zip(each.configs, each.results(), strict=True)]
     return [next(result for config, result in found if config == wanted) for wanted in configs]

@@ -30,7 +30,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from vodbench.errors import UserError
 from vodbench.records import TrialRecord
-from vodbench.storage import exists, filesystem, join, make_folder, read_text, write_text
+from vodbench.storage import exists, filesystem, join, make_folder, reaching, read_text, write_text
 from vodbench.studies import Study, load_study
 
 # What all trials of one folder must agree in to be comparable; knobs, methods, seeds and trials may be added.
@@ -103,15 +103,16 @@ class StudyFolder:
 
     def records(self) -> dict[str, TrialRecord]:
         """Every trial on disk by fingerprint; ``UserError`` naming a damaged record."""
-        fs, path = filesystem(join(self.url, "trials"))
-        if not fs.exists(path):
-            return {}
+        where = join(self.url, "trials")
+        fs, path = filesystem(where)
         found = {}
-        for entry in sorted(fs.ls(path, detail=False)):
-            file = join(entry, "trial.json")
-            if fs.exists(file):
-                record = TrialRecord.from_json(fs.cat_file(file).decode(), where=file)
-                found[record.fingerprint] = record
+        with reaching(where):
+            entries = sorted(fs.ls(path, detail=False)) if fs.exists(path) else []
+            for entry in entries:
+                file = join(entry, "trial.json")
+                if fs.exists(file):
+                    record = TrialRecord.from_json(fs.cat_file(file).decode(), where=file)
+                    found[record.fingerprint] = record
         return found
 
     def record(self, fingerprint: str) -> TrialRecord | None:

@@ -3,23 +3,42 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from functools import lru_cache
 
 from vodbench.checkpoints import checkpoint_url
 from vodbench.detections import read_detections
 from vodbench.evaluation import evaluate, truth_set
 from vodbench.knobs import MethodConfig
+from vodbench.records import TrialRecord
 from vodbench.registry import method_spec
 from vodbench.storage import join
 from vodbench.studies import Study, grid_points, method_spaces, parse_study
+from vodbench.sweeps.rungs import given_up_at
 from vodbench.sweeps.steps import OnProgress, TrialContext, TrialJob
 from vodbench.timing import working
 
 
 def pause_after(job: TrialJob, share: float) -> int:
     """Iterations of the last stage that are this share of it; at least one."""
-    stage = method_spec(job.method).stages(job.config)[-1]
-    return max(1, round(share * stage.schedule.iterations))
+    return max(1, round(share * _last_iterations(job.method, job.config)))
+
+
+def iterations_saved(records: Sequence[TrialRecord], folder: str) -> tuple[int, int]:
+    """(iterations that were not trained because trainings were given up, iterations in all), of last stages."""
+    trainings = {r.checkpoint: r for r in records if r.checkpoint is not None}
+    saved, total = 0, 0
+    for training, record in trainings.items():
+        config = method_spec(record.method).config.from_mapping(record.config)
+        iterations = _last_iterations(record.method, config)
+        share = given_up_at(folder, training) if record.status == "stopped" else None
+        saved += 0 if share is None else iterations - max(1, round(share * iterations))
+        total += iterations
+    return saved, total
+
+
+def _last_iterations(method: str, config: MethodConfig) -> int:
+    return method_spec(method).stages(config)[-1].schedule.iterations
 
 
 def may_stop(job: TrialJob, context: TrialContext, training: str) -> bool:

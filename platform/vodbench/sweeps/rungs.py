@@ -70,6 +70,15 @@ class Rungs:
         return join(self._folder, "rungs", training, f"{share:g}-{self._settings.snippets}.json")
 
 
+def given_up_at(folder: str, training: str) -> float | None:
+    """The share of its last stage after which a training was given up; None where it was not, or goes on again."""
+    if spared(folder, training):
+        return None
+    fs, path = filesystem(join(folder, "rungs", training, "*.json"))
+    found = [_read(str(fs.unstrip_protocol(file))) for file in fs.glob(path)]
+    return min((rung.share for rung in found if rung.go_on is False), default=None)
+
+
 def spare(folder: str, training: str) -> None:
     """The training goes on from now, whatever its rungs say."""
     write_text(_kept(folder, training), "")

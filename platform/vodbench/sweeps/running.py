@@ -17,6 +17,7 @@ from vodbench.errors import UserError
 from vodbench.front.files import draw_front
 from vodbench.front.hypervolume import Step, write_history
 from vodbench.front.pareto import pareto_front
+from vodbench.interruption import reason_of
 from vodbench.records import TrialRecord
 from vodbench.storage import filesystem
 from vodbench.studies import Study, method_spaces, published_points
@@ -28,7 +29,6 @@ from vodbench.sweeps.progress import SweepProgress
 from vodbench.sweeps.retrying import forget_failed, forget_interrupted, spare_stopped
 from vodbench.sweeps.steps import Steps, TrialContext, TrialJob
 from vodbench.sweeps.times import SWEEP, note_time
-from vodbench.sweeps.trial import reason_of
 from vodbench.sweeps.warm_start import EarlierPoint, EarlierStudy, earlier_studies, what_they_teach
 from vodbench.timing.contention import PressureWatch
 from vodbench.tracking.optuna_study import open_storage

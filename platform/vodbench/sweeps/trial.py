@@ -9,8 +9,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
-from vodbench.errors import UserError
-from vodbench.interruption import from_outside
+from vodbench.interruption import from_outside, reason_of
 from vodbench.records import TrialRecord
 from vodbench.redaction import redact, redact_line
 from vodbench.storage import write_text
@@ -19,7 +18,6 @@ from vodbench.sweeps.halving import HopelessError, give_up_if_hopeless
 from vodbench.sweeps.steps import OnProgress, Steps, TrialContext, TrialJob
 
 DETECTIONS = "detections.parquet"
-_REASON_LENGTH = 300
 
 
 def run_trial(job: TrialJob, context: TrialContext, steps: Steps, on_progress: OnProgress) -> TrialRecord:
@@ -53,19 +51,6 @@ def failed_record(job: TrialJob, context: TrialContext, reason: str) -> TrialRec
     now = datetime.now(UTC).isoformat(timespec="seconds")
     why = redact_line(reason)
     return _record(job, context, started=now, seconds={}, status="failed", reason=why, interrupted=True)
-
-
-def reason_of(error: BaseException) -> str:
-    """One line that says why, without secrets: a ``UserError`` as it is, anything else with its type.
-
-    Ray wraps what a worker raised; the innermost cause is what happened.
-    """
-    cause = getattr(error, "cause", None) or error.__cause__
-    if isinstance(cause, BaseException) and not isinstance(error, UserError):
-        return reason_of(cause)
-    text = redact_line(str(error)) or "no message"
-    line = text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"
-    return line if len(line) <= _REASON_LENGTH else line[: _REASON_LENGTH - 1] + "…"
 
 
 def _outcome(

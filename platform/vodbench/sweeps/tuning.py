@@ -8,7 +8,8 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pyarrow.fs
@@ -17,6 +18,7 @@ from ray.tune.execution import class_cache
 from ray.tune.experiment import Trial
 from ray.tune.search import Searcher
 
+from vodbench.interruption import from_outside
 from vodbench.records import TrialRecord
 from vodbench.storage import filesystem, join
 from vodbench.sweeps.folder import StudyFolder
@@ -86,7 +88,7 @@ def run_tune(context: TrialContext, steps: Steps, search: Searcher, num_trials: 
     """Run what ``search`` suggests, at most ``num_trials`` times, until it has nothing more. Needs a running Ray."""
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # tracebacks of what we record, or raise, in a line
     class_cache.ENV_VARS_TO_PROPAGATE -= _SECRETS
 
     def trainable(config: dict[str, Any]) -> None:
@@ -116,8 +118,12 @@ def run_tune(context: TrialContext, steps: Steps, search: Searcher, num_trials: 
     )
     try:
         tuner.fit()
+    except tune.TuneError as error:
+        # What a callback raised, as text only: the error itself tells whether it may pass.
+        raise error.__context__ or error from None
     finally:
-        _remove(fs, path)
+        with _no_matter_if_out_of_reach():
+            _remove(fs, path)
 
 
 def _run_jobs(jobs: tuple[TrialJob, ...], context: TrialContext, steps: Steps) -> dict[str, Any]:
@@ -146,6 +152,16 @@ def _last_line(trial: Trial) -> str:
     error = trial.get_error()
     lines = [line for line in str(error or "").splitlines() if line.strip()]
     return lines[-1].strip()[:200] if lines else "no reason given"
+
+
+@contextmanager
+def _no_matter_if_out_of_reach() -> Iterator[None]:
+    """Around tidying up, which the next sweep does again."""
+    try:
+        yield
+    except Exception as error:
+        if not from_outside(error):
+            raise
 
 
 def _remove(fs: Any, path: str) -> None:
