@@ -62,6 +62,7 @@ class Runtime:
     threads: int
     contended: bool  # the device was not idle: do not trust
     note: str = ""
+    rounds: int | None = None  # over the sampled snippets, those that were disturbed included; None: not noted
 
 
 @dataclass(frozen=True, kw_only=True)

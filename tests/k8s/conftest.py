@@ -61,3 +61,36 @@ def refusing_port() -> Iterator[int]:
     with socket.socket() as deaf:
         deaf.bind(("127.0.0.1", 0))
         yield deaf.getsockname()[1]
+
+
+@pytest.fixture
+def cluster(schemas: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A stand-in for a cluster's API server, in the context "here"."""
+    from k8s_launch import kubeconfig
+    from k8s_stand_in import Cluster, served
+
+    from vodbench.launch import on_kubernetes
+    from vodbench.launch.settings import Secrets
+
+    monkeypatch.setattr(on_kubernetes, "POLL_S", 0.01)
+    keys = {name: set(those) for name, those in Secrets().keys().items()}
+    stand_in = Cluster(schemas, secrets=keys, nodes=({"nvidia.com/gpu.product": "NVIDIA-A100-SXM4-40GB"}, {}))
+    with served(stand_in) as address:
+        monkeypatch.setenv("KUBECONFIG", str(kubeconfig(tmp_path, address)))
+        yield stand_in
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """(status, stdout, stderr) of a ``vodbench launch``."""
+    from vodbench.cli import main
+
+    def call(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["vodbench", "launch", *words])
+        with pytest.raises(SystemExit) as end:
+            main()
+        printed = capsys.readouterr()
+        assert isinstance(end.value.code, int)
+        return end.value.code, printed.out, printed.err
+
+    return call

@@ -292,3 +292,20 @@ def test_an_empty_generated_split_is_an_error() -> None:
     )
     with pytest.raises(UserError, match="no validation snippets"):
         video_of(study)
+
+
+def test_studies_are_named_by_patterns_too(
+    rates_file: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ["rdn-table[47]", "rdn-table4", "--rates", rates_file, "--gpus", "8,512", "--gpu-hour-price", "2"]
+    status, text = planned(capsys, monkeypatch, *arguments, "--markdown")
+    assert status == 0
+    header, _, *rows = [line.strip("| ").split(" | ") for line in text.splitlines()]
+    assert [row[0] for row in rows] == ["rdn-table4", "rdn-table7"]
+    assert all(len(row) == len(header) for row in rows)
+    row = dict(zip(header, rows[0], strict=True))
+    assert (row["trainings"], row["settings"], row["GPUs used of 8 / 512"]) == ("2", "8", "8 / 32")
+    for hours, cost in zip(row["GPU hours"].split(" / "), row["cost"].split(" / "), strict=True):
+        assert float(cost.replace(",", "")) == pytest.approx(2 * float(hours.replace(",", "")), abs=1.1)
+    status, text = planned(capsys, monkeypatch, "rnd-*", "--rates", rates_file)
+    assert (status, "'rnd-*' matches no study" in text) == (2, True)

@@ -2,35 +2,15 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, Protocol
+from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
-from rich.table import Table
 from typer.core import TyperGroup
 
+from vodbench.cli.launching import Asked, follow, launch_on_kubernetes, launch_on_ray, say
 from vodbench.cli.shared import console, example, parse_settings, revision
-from vodbench.errors import UserError
-from vodbench.launch.manifests import (
-    STUDY_FILE,
-    documents,
-    job_name,
-    study_text,
-    sweep_command,
-    to_yaml,
-)
-from vodbench.launch.preflight import check_study
-from vodbench.launch.settings import Cluster, load_cluster, load_place
-from vodbench.launch.sizes import Sizes, sizes_of
-from vodbench.launch.state import Launched, Phase, Say
-from vodbench.studies import Study, load_study
-
-if TYPE_CHECKING:
-    from vodbench.launch.api import Kubernetes
-    from vodbench.launch.on_ray import RayJobs
+from vodbench.launch.sites import check_one, launched_there, name_of, site_of
+from vodbench.studies import load_study
 
 EPILOG = example(
     "vodbench launch rdn-table4 --context gke --cluster k8s/overlays/gpu/settings.yaml --max-gpus 16",
@@ -92,25 +72,24 @@ def study_command(
     set_: Annotated[list[str] | None, typer.Option("--set", help="Replace a key of the study.")] = None,
     dry_run: Annotated[bool, typer.Option(help="Print what would be submitted, and submit nothing.")] = False,
     check_image: Annotated[bool, typer.Option(help="Have the image check the study in a pod first.")] = True,
-    follow: Annotated[bool, typer.Option(help="Stay and show the sweep's log.")] = True,
+    stay: Annotated[bool, typer.Option("--follow/--no-follow", help="Stay and show the sweep's log.")] = True,
 ) -> None:
     """Launch a study, or continue it where an earlier launch ended."""
-    overrides = parse_settings(set_ or [])
-    if data is not None:
-        overrides["data.root"] = data
-    chosen = load_study(study, overrides, scale)
+    check_one(context, ray_address)
+    overrides = parse_settings(set_ or []) | ({} if data is None else {"data.root": data})
     given = {"image": image, "store": store, "tracking": tracking, "namespace": namespace, "queue": queue}
-    changes = {name: value for name, value in {**given, "gpu.type": gpu}.items() if value is not None}
+    asked = Asked(
+        study=load_study(study, overrides, scale),
+        cluster=cluster,
+        changes={name: value for name, value in {**given, "gpu.type": gpu}.items() if value is not None},
+        max_gpus=max_gpus,
+        dry_run=dry_run,
+        follow=stay,
+    )
     if ray_address is not None:
-        _launch_on_ray(ray_address, chosen, cluster, changes, max_gpus, follow=follow)
-        return
-    check_study(chosen)
-    settings = load_cluster(cluster, changes)
-    sizes = sizes_of(chosen, settings, max_gpus)
-    if dry_run:
-        typer.echo(to_yaml(documents(chosen, settings, sizes)), nl=False)
-        return
-    _launch_on_kubernetes(context, chosen, settings, sizes, follow=follow, check_image=check_image)
+        launch_on_ray(asked, ray_address)
+    else:
+        launch_on_kubernetes(asked, context, check_image=check_image)
 
 
 @app.command("status", epilog=example("vodbench launch status --context gke"))
@@ -121,8 +100,8 @@ def status_command(
     namespace: NamespaceOption = "vodbench",
 ) -> None:
     """How launched sweeps are."""
-    place = _place(context, ray_address, namespace)
-    found = place.sweeps() if study is None else [_one(place, study)]
+    site = site_of(context, ray_address, namespace)
+    found = site.sweeps() if study is None else [launched_there(site, study)]
     for launched in found:
         typer.echo(launched.line())
     if not found:
@@ -137,9 +116,9 @@ def logs_command(
     namespace: NamespaceOption = "vodbench",
 ) -> None:
     """Show a sweep's log until it ends."""
-    place = _place(context, ray_address, namespace)
-    _one(place, study)
-    _follow(place, _name(study))
+    site = site_of(context, ray_address, namespace)
+    launched_there(site, study)
+    follow(site, name_of(study))
 
 
 @app.command("stop", epilog=example("vodbench launch stop rdn-table4 --context gke"))
@@ -150,8 +129,9 @@ def stop_command(
     namespace: NamespaceOption = "vodbench",
 ) -> None:
     """End a sweep. What it has finished is kept; launching it again continues it."""
-    _place(context, ray_address, namespace).stop(_name(study))
-    console.print(f"{_name(study)} is stopped; launch it again to continue")
+    name = name_of(study)
+    site_of(context, ray_address, namespace).stop(name)
+    say(f"{name} is stopped; launch it again to continue")
 
 
 @app.command("check", hidden=True, epilog=example("vodbench launch check study.yaml --out s3://bucket/studies/mine"))
@@ -165,130 +145,3 @@ def check_command(
 
     check_here(load_study(study), out, tracking)
     typer.echo(f"revision {revision()} can run the study")
-
-
-class Place(Protocol):
-    """Where sweeps are launched: a Kubernetes namespace, or a standing Ray cluster."""
-
-    def sweeps(self) -> list[Launched]: ...
-    def status(self, name: str) -> Launched | None: ...
-    def stop(self, name: str) -> None: ...
-    def follow(self, name: str, say: Say, write: Say) -> Launched: ...
-
-
-@dataclass(frozen=True)
-class Namespace:
-    """The RayJobs of a namespace as a ``Place``."""
-
-    api: Kubernetes
-
-    def sweeps(self) -> list[Launched]:
-        from vodbench.launch import on_kubernetes
-
-        return on_kubernetes.sweeps(self.api)
-
-    def status(self, name: str) -> Launched | None:
-        from vodbench.launch import on_kubernetes
-
-        return on_kubernetes.status(self.api, name)
-
-    def stop(self, name: str) -> None:
-        from vodbench.launch import on_kubernetes
-
-        on_kubernetes.stop(self.api, name)
-
-    def follow(self, name: str, say: Say, write: Say) -> Launched:
-        from vodbench.launch import on_kubernetes
-
-        return on_kubernetes.follow(self.api, name, say, write)
-
-
-def _place(context: str | None, ray_address: str | None, namespace: str) -> Place:
-    if ray_address is not None:
-        return _ray(ray_address)
-    from vodbench.launch.api import Kubernetes
-
-    return Namespace(Kubernetes(context, namespace))
-
-
-def _ray(address: str) -> RayJobs:
-    from vodbench.launch.on_ray import RayJobs
-
-    return RayJobs(address)
-
-
-def _launch_on_kubernetes(
-    context: str | None, study: Study, cluster: Cluster, sizes: Sizes, *, follow: bool, check_image: bool
-) -> None:
-    from vodbench.launch import on_kubernetes
-    from vodbench.launch.api import Kubernetes
-
-    api = Kubernetes(context, cluster.namespace)
-    console.print(_table(study, sizes))
-    launched = on_kubernetes.submit(api, study, cluster, sizes, _say, check_image=check_image)
-    _say(f"launched as RayJob '{launched.name}' in namespace '{cluster.namespace}'")
-    if follow:
-        _follow(Namespace(api), launched.name)
-
-
-def _launch_on_ray(
-    address: str, study: Study, cluster: str | None, changes: Mapping[str, Any], max_gpus: int | None, *, follow: bool
-) -> None:
-    """The cluster has the size that it has: the study's ``workers`` say how much of it is used."""
-    check_study(study)
-    if max_gpus is not None:
-        raise UserError(
-            f"--max-gpus {max_gpus} sizes a cluster of its own; a standing one has its size: give "
-            f"--set workers.concurrent_trials={max(1, max_gpus // study.workers.training)}"
-        )
-    place = load_place(cluster, changes)
-    jobs, name = _ray(address), job_name(study.name)
-    command = sweep_command(place, study, STUDY_FILE)
-    launched = jobs.submit(name, command, {STUDY_FILE: study_text(study)})
-    _say(f"launched as job '{launched.name}' at {address}")
-    if follow:
-        _follow(jobs, name)
-
-
-def _follow(place: Place, name: str) -> None:
-    try:
-        ended = place.follow(name, _say, lambda text: typer.echo(text, nl=False))
-    except KeyboardInterrupt:
-        _say(f"{name} goes on; 'vodbench launch logs' shows it again, 'vodbench launch stop' ends it")
-        raise
-    if ended.phase is not Phase.SUCCEEDED:
-        _end(ended)
-
-
-def _end(ended: Launched) -> NoReturn:
-    _say(f"{ended.line()}; launch it again to continue where it ended")
-    raise typer.Exit(1)
-
-
-def _one(place: Place, study: str) -> Launched:
-    found = place.status(_name(study))
-    if found is None:
-        raise UserError(f"no sweep of study '{study}' is launched there; see 'vodbench launch status'")
-    return found
-
-
-def _name(study: str) -> str:
-    """Of a study's name, or of the file that it is in; a name that no study here has may be launched elsewhere."""
-    if study.endswith((".yaml", ".yml")):
-        return job_name(load_study(study).name)
-    if not re.fullmatch(r"[a-z0-9][a-z0-9._-]*", study):
-        raise UserError(f"'{study}' is no name of a study; give one as 'vodbench studies' lists them, or a .yaml file")
-    return job_name(study)
-
-
-def _table(study: Study, sizes: Sizes) -> Table:
-    table = Table(box=None, pad_edge=False, title=escape(f"study {study.name} on this cluster"), title_justify="left")
-    for name in ("what", "size", "because of"):
-        table.add_column(name, justify="right" if name == "size" else "left")
-    for row in sizes.rows():
-        table.add_row(*map(escape, row))
-    return table
-
-
-def _say(text: str) -> None:
-    console.print(escape(text))

@@ -10,7 +10,7 @@ from rich.markup import escape
 
 from vodbench.cli.shared import announce, console, example, parse_settings, print_json
 from vodbench.errors import UserError
-from vodbench.studies import Study, load_study
+from vodbench.studies import Study, load_study, matching_studies
 
 if TYPE_CHECKING:
     from vodbench.plan.costs import Rates
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 EPILOG = example(
     "vodbench plan rdn-table4 --gpus 8,64,512 --rates docs/rates-counted.yaml --tflops 20 --gpu-hour-price 2.5",
+    "vodbench plan 'rdn-*' --gpus 8,64 --rates docs/rates-counted.yaml --tflops 20 --markdown",
     "vodbench plan rdn-table4 --data s3://bucket/vid-shards --probe --save-rates rates.yaml",
     "vodbench plan demo --from runs/calibration --against runs/demo",
 )
@@ -28,7 +29,9 @@ _STRAGGLE, _MTBF_HOURS = 0.1, 1000.0
 
 
 def command(
-    study: Annotated[list[str], typer.Argument(help="Shipped studies (see 'vodbench studies') or .yaml files.")],
+    study: Annotated[
+        list[str], typer.Argument(help="Shipped studies (see 'vodbench studies'), patterns of them, or .yaml files.")
+    ],
     gpus: Annotated[
         str | None, typer.Option(help="How many GPUs: 8, or 8,64,512. Left out: as 'vodbench sweep' runs it here.")
     ] = None,
@@ -56,6 +59,7 @@ def command(
     gpu_hour_price: Annotated[float | None, typer.Option(min=0, help="Of one GPU hour, in your currency.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of stragglers and failures.")] = 0,
     against: Annotated[str | None, typer.Option(help="Compare with this finished sweep of the study.")] = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print one Markdown table, a row a study.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object of figures as the last line.")] = False,
 ) -> None:
     """Predict wall time, GPU hours, bytes and cost of a study from measured times, and say what limits it.
@@ -65,7 +69,7 @@ def command(
     """
     counts = _counts(gpus)
     overrides = parse_settings(set_ or []) | ({} if data is None else {"data.root": data})
-    studies = [load_study(name, overrides, scale) for name in study]
+    studies = [load_study(name, overrides, scale) for name in matching_studies(study)]
     _check(studies, _Times(from_, rates, probe, tflops), against, gpus)
     # What these import takes seconds: not for --help, nor before a typing error is found.
     from vodbench.plan.costs import save_rates as write_rates
@@ -89,6 +93,10 @@ def command(
     found = [forecast(each, known, video_of(each), risks, count) for each in studies for count in counts]
     if json:
         return print_json({"device": known.device, "plans": [one.figures(gpu_hour_price) for one in found]})
+    if markdown:
+        from vodbench.cli.plan_markdown import markdown as table
+
+        return typer.echo(table(found, gpu_hour_price), nl=False)
     announce("plan", seed=seed, config={"times of": known.device, "source": known.source})
     from vodbench.cli.plan_tables import print_plans
 

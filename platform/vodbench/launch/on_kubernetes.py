@@ -19,7 +19,7 @@ POLL_S = 2.0
 GONE_S = 120.0  # the operator takes a cluster down before its RayJob goes
 SWEEPS = "vodbench/role=sweep"
 NEVER_STARTS = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "CreateContainerConfigError")
-_ENDED = {"Complete": Phase.SUCCEEDED, "Failed": Phase.FAILED}
+_ENDED = {"Complete": Phase.SUCCEEDED, "Failed": Phase.FAILED, "ValidationFailed": Phase.FAILED}
 
 
 def submit(api: Kubernetes, study: Study, cluster: Cluster, sizes: Sizes, say: Say, *, check_image: bool) -> Launched:
@@ -98,6 +98,8 @@ class Log:
         except RefusedError:
             return  # it has just ended or not quite begun; the next look finds it or the one after it
         end = text.rfind("\n") + 1
+        if end < self._passed:  # the node began a new file: what is older is no longer shown
+            self._passed = 0
         if end > self._passed:
             write(text[self._passed : end])
             self._passed = end

@@ -26,7 +26,8 @@ class StageRate(Strict):
     """A training stage. ``settings``: those it was measured with; of several, the most similar one is taken.
 
     ``clip_s``: process-seconds a clip, ``clip_gflop``: operations a clip (2 x multiply-adds, forwards and backwards).
-    One of them is needed; the operations only help where a throughput is given with them.
+    One of them is needed; the operations only help where a throughput is given with them. ``start_s``: once, however
+    many clips there are, until they come as fast as they are used.
     """
 
     method: str
@@ -34,6 +35,7 @@ class StageRate(Strict):
     settings: dict[str, Any] = Field(default_factory=dict)
     clip_s: float | None = Field(default=None, gt=0)
     clip_gflop: float | None = Field(default=None, gt=0)
+    start_s: float = Field(default=0, ge=0)
     model_bytes: float = Field(default=0, ge=0)
     source: str = ""
 
@@ -62,8 +64,8 @@ class Rates(Strict):
     ``start_s``: before the first trial and after the last. ``train_start_s``: a Ray Train run. ``pass_start_s``: an
     accuracy pass, ``first_pass_s``: more for the first, whose workers start. ``part_s``: process-seconds a frame and
     trial beside the method's own (decoding, writing). ``score_s``: of mAP and its intervals, a frame.
-    ``measure_start_s``, ``measure_passes``: a runtime measurement is so many times the sampled frames. ``trial_s``: of
-    the driver, a trial; no two at once. ``detection_bytes``: of a frame's detections.
+    ``measure_start_s``, ``measure_passes``: a runtime measurement that nothing disturbs is so many times the sampled
+    frames. ``trial_s``: of the driver, a trial; no two at once. ``detection_bytes``: of a frame's detections.
     """
 
     device: str

@@ -1,4 +1,4 @@
-"""Constants behind a sweep's times: what a pass and a measurement take beyond the work in them, by least squares."""
+"""Constants behind a sweep's times: what a training, a pass and a measurement take beyond the work in them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,26 @@ from vodbench.plan.costs import FrameRate
 from vodbench.records import TrialRecord
 from vodbench.timing.runtime import REPEATS
 
+RAMP = 0.1  # of a training's points: until then it may still be starting
+
 Floats64 = npt.NDArray[np.float64]
+
+
+def fitted_training(seconds: float, history: Sequence[Mapping[str, float]], batch_size: int) -> tuple[float, float]:
+    """(seconds once, seconds a clip) of a stage that took ``seconds`` in all, by the speeds of its curve.
+
+    Its first clips come from a data pipeline that is still starting. In a short training that is much of the whole: a
+    longer one, whose time were taken in proportion, would seem to take as much of it again.
+    """
+    steps = np.diff([0.0, *(point["iteration"] for point in history)])
+    clips = steps * batch_size
+    if len(clips) < 2:
+        return 0.0, seconds / max(float(clips.sum()), 1.0)
+    first = max(1, round(RAMP * len(clips)))
+    early = float(sum(clips[i] / history[i]["clips_per_second"] for i in range(first)))
+    clip_s = max(0.0, seconds - early) / float(clips[first:].sum())
+    start = max(0.0, early - clip_s * float(clips[:first].sum()))
+    return start, (seconds - start) / float(clips.sum())
 
 
 def fitted_passes(passes: Sequence[Mapping[str, Any]], frames: Mapping[str, FrameRate]) -> tuple[float, float, float]:
@@ -47,8 +66,14 @@ def _names(noted: Mapping[str, Any]) -> list[str]:
 
 
 def fitted_measurements(records: Sequence[TrialRecord]) -> tuple[float, float]:
-    """(seconds a measurement, passes over the sampled frames): ``Runtime.num_frames`` counts three of those."""
-    sampled = [r.runtime.num_frames * r.runtime.mean_ms / 1e3 / REPEATS for r in records if r.runtime]
+    """(seconds a measurement, passes over the sampled frames that it takes where nothing disturbs it).
+
+    ``Runtime.num_frames`` counts ``REPEATS`` of those passes. Where rounds were disturbed, and repeated, so much more
+    was done: how often that happens is of the moment, not of the study.
+    """
+    measured = [record.runtime for record in records if record.runtime]
+    repeated = [(runtime.rounds or REPEATS) / REPEATS for runtime in measured]
+    sampled = [r.num_frames * r.mean_ms / 1e3 / REPEATS * times for r, times in zip(measured, repeated, strict=True)]
     taken = [record.seconds["runtime"] for record in records]
     start, passes = _not_negative(np.array([[1.0, s] for s in sampled]), np.array(taken))
     return start, max(passes, 1e-3)

@@ -14,7 +14,7 @@ from vodbench.checkpoints import FILE_NAME
 from vodbench.detections import read_detections
 from vodbench.errors import UserError
 from vodbench.plan.costs import FrameRate, Rates, StageRate
-from vodbench.plan.fits import fitted_measurements, fitted_passes
+from vodbench.plan.fits import fitted_measurements, fitted_passes, fitted_training
 from vodbench.plan.stages import encoder_stages
 from vodbench.records import TrialRecord
 from vodbench.registry import method_spec
@@ -105,25 +105,27 @@ def _chain(record: TrialRecord, study: Study) -> tuple[PlannedStage, ...]:
 
 
 def _training(sweep: SweepSeen, stage: str) -> Mapping[str, float] | None:
-    """Seconds and workers of a stage that was trained in this folder."""
+    """Seconds of a stage that was trained in this folder, those of them for its start and for a clip, and workers."""
     url = join(sweep.url, "checkpoints", stage, "training.json")
     if not exists(url):
         return None
     try:
         values = json.loads(read_text(url))
-        return {"seconds": float(values["seconds"]), "workers": float(values["workers"])}
+        seconds, schedule = float(values["seconds"]), sweep.stages[stage].stage.schedule
+        start, clip = fitted_training(seconds, values["history"], schedule.batch_size)
+        return {"seconds": seconds, "start": start, "clip": clip, "workers": float(values["workers"])}
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"'{url}' is damaged ({error!r}); give another --from") from error
 
 
 def _stage_rate(sweep: SweepSeen, name: str, values: Mapping[str, float]) -> StageRate:
     stage = sweep.stages[name].stage
-    clips = stage.schedule.iterations * stage.schedule.batch_size
     return StageRate(
         method=stage.method,
         stage=stage.name,
         settings=stage.config.training_settings(),
-        clip_s=max(values["seconds"] * values["workers"] / clips, 1e-9),
+        clip_s=max(values["clip"] * values["workers"], 1e-9),
+        start_s=values["start"],
         model_bytes=sweep.size("checkpoints", name, FILE_NAME),
     )
 

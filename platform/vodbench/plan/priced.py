@@ -105,7 +105,7 @@ def _training(planned: PlannedStage, rates: Rates, processes: int, frame_bytes: 
     return Training(
         name=f"{stage.method} {stage.name}",
         parent=planned.parent,
-        seconds=rate.clip_s * clips / processes,
+        seconds=rate.start_s + rate.clip_s * clips / processes,
         read_bytes=clips * (1 + stage.clips.num_supports) * frame_bytes,
         model_bytes=rate.model_bytes,
     )

@@ -4,6 +4,7 @@ from vodbench.studies.constraints import Constraint, violated
 from vodbench.studies.loading import (
     list_studies,
     load_study,
+    matching_studies,
     parse_mapping,
     parse_study,
     shipped_studies,
@@ -26,6 +27,7 @@ __all__ = [
     "grid_points",
     "list_studies",
     "load_study",
+    "matching_studies",
     "method_spaces",
     "parse_mapping",
     "parse_study",

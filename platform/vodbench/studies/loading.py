@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import fnmatch
+from collections.abc import Mapping, Sequence
+from glob import has_magic
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,21 @@ def shipped_studies() -> dict[str, Path]:
     """Name -> file, sorted by name."""
     files = sorted(studies_folder().glob("*.yaml"))
     return {file.stem: file for file in files if file.name != PUBLISHED_FILE}
+
+
+def matching_studies(names: Sequence[str]) -> list[str]:
+    """These names with patterns (``rdn-*``) replaced by the shipped studies that match, each once, in the order given.
+
+    ``UserError`` for a pattern that matches none.
+    """
+    found: dict[str, None] = {}
+    for name in names:
+        a_file = name.endswith((".yaml", ".yml"))
+        matching = [name] if a_file or not has_magic(name) else fnmatch.filter(shipped_studies(), name)
+        if not matching:
+            raise UserError(f"'{name}' matches no study: {nearest(name, shipped_studies())}; see 'vodbench studies'")
+        found.update(dict.fromkeys(matching))
+    return list(found)
 
 
 def list_studies() -> dict[str, str]:

@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from vodbench.spec import Image, Method, Stream
 from vodbench.timing.clock import NullClock
+from vodbench.timing.formulas import FORMULAS
 from vodbench.timing.passes import StartStream
 
 # Fewer frames than this are no steady state: then a whole snippet is counted, filling and emptying included.
@@ -76,7 +77,7 @@ def count(method: Method, start: StartStream, images: Sequence[Image], latency_f
     skipped = 0 if latency_frames is None else 2 * latency_frames + 1
     steady = latency_frames is not None and len(images) - skipped >= MIN_STEADY_FRAMES
     memory = PeakTensorBytes([*method.parameters(), *method.buffers()])
-    counter = FlopCounterMode(display=False)
+    counter = FlopCounterMode(display=False, custom_mapping=dict(FORMULAS))
     with torch.inference_mode(), memory:
         stream = start(NullClock())
         if steady:

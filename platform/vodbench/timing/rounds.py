@@ -16,9 +16,10 @@ PATIENCE = 3  # rounds tried for each one wanted
 
 @dataclass(frozen=True, slots=True)
 class Rounds:
-    """Passes to report, and whether they can be trusted."""
+    """Passes to report, whether they can be trusted, and how many rounds were tried for them."""
 
     passes: list[Pass]
+    tried: int
     contended: bool
     notes: list[str]
 
@@ -55,7 +56,7 @@ def measure_rounds(
         notes.insert(0, f"contended: {len(_clean(done))} of {len(done)} rounds were undisturbed ({', '.join(reasons)})")
     elif len(done) > repeats:
         notes.append(f"{len(done) - repeats} disturbed rounds were repeated")
-    return Rounds([p for r in kept for p in r.passes], contended, notes)
+    return Rounds([p for r in kept for p in r.passes], len(done), contended, notes)
 
 
 def _clean(rounds: Sequence[_Round]) -> list[_Round]:

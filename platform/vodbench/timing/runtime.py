@@ -200,6 +200,7 @@ def _figures(
         "num_frames": len(frame_ms),
         "contended": rounds.contended,
         "note": "; ".join(notes),
+        "rounds": rounds.tried,
     }
 
 
