@@ -228,7 +228,8 @@ def test_partial_sums_join_to_the_whole(generator: torch.Generator) -> None:
     present = torch.ones(12)
     present[[2, 3, 8, 9, 10, 11]] = 0  # the last run holds padding alone
     (geometry,) = SharedGeometry([module], key_boxes).of_all(boxes)
-    outputs, log_sums = partial_sums(module.queries(x), geometry, kv, groups=3, present=present, room=Room())
+    runs = geometry.unflatten(2, (3, 4)).transpose(1, 2)
+    outputs, log_sums = partial_sums(module.queries(x), runs, kv, present, Room())
     joined = (log_sums.softmax(dim=1)[..., None] * outputs).sum(dim=1).flatten(1)
     alone = module.project_keys(y[present > 0], key_boxes[present > 0])
     torch.testing.assert_close(joined, module.attend(x, boxes, alone), atol=1e-5, rtol=0)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from vodbench_methods.detection.products import MIN_COLUMNS
-from vodbench_methods.relation import ObjectRelation, SharedGeometry
+from vodbench_methods.relation import ObjectRelation, Room, SharedGeometry
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +18,10 @@ class PairWeights:
 
     sees: Tensor  # (H, n, frames, P): its n best, on the P proposals of each frame
     seen: Tensor  # (H, frames, n, P): the n best of each frame, on its P proposals
+
+    def of(self, refined: int, per_frame: int) -> PairWeights:
+        """The best ``refined`` on the best ``per_frame``."""
+        return PairWeights(self.sees[:, :refined, :, :per_frame], self.seen[:, :, :refined, :per_frame])
 
 
 class PairGeometry:
@@ -32,6 +37,12 @@ class PairGeometry:
         self._boxes = torch.zeros(frames, max(per_frame, refined, MIN_COLUMNS), 4, device=device)
         self._made: dict[int, tuple[PairWeights, int]] = {}
         self._stop = 0
+        self._rooms = Room(), Room()
+
+    def at(self, weights: PairWeights, slots: Sequence[int]) -> PairWeights:
+        """Those of the frames in these slots, in this order; good until the next call."""
+        sees, seen = self._rooms
+        return PairWeights(sees.taken(weights.sees, 2, slots), seen.taken(weights.seen, 1, slots))
 
     def take(self, number: int, boxes: Tensor) -> PairWeights:
         """The weights of frame ``number``, which has these (k, 4) boxes, best first."""

@@ -78,27 +78,26 @@ class PairAttention:
         boxes = support.boxes.new_zeros(refined, 4)
         boxes[:count] = support.boxes[:count]
         self._queries[:, slot] = self._relation.queries(features)
-        sees, seen = self._own(weights)
+        own = self._own(weights)
         here, present = slice(slot, slot + 1), ring.present()
+        sees, seen = own.sees.transpose(1, 2), own.seen.flatten(1, 2)[:, None]
         outwards = self._related(self._queries[:, slot], sees, slice(0, self._frames), present.flatten())
         outputs, log_sums = self._related(self._queries.flatten(1, 2), seen, here, present[slot])
         shape = (self._frames, refined)
         inwards = Attended(outputs.view(*shape, *outputs.shape[2:]), log_sums.view(*shape, -1))
         return Entered(self._frames, features, boxes, Attended(*outwards), inwards)
 
-    def _own(self, weights: PairWeights) -> tuple[Tensor, Tensor]:
-        """(H, n, frames * K) and (H, frames * n, K) of the weights, by the slots here."""
-        per_frame, refined = self._ring.per_frame, self._refined
-        sees, seen = weights.sees[:, :refined, :, :per_frame], weights.seen[:, :, :refined, :per_frame]
-        if self._frames != self._geometry.frames:
-            numbers = {n % self._frames: n for n in range(max(0, self._stop - len(self._ring) + 1), self._stop + 1)}
-            there = [numbers.get(slot, 0) % self._geometry.frames for slot in range(self._frames)]
-            index = torch.tensor(there, device=sees.device)
-            sees, seen = sees.index_select(2, index), seen.index_select(1, index)
-        return sees.flatten(2), seen.flatten(1, 2)
+    def _own(self, weights: PairWeights) -> PairWeights:
+        """Those of the proposals here, frames by their slots here; good until the next."""
+        own = weights.of(self._refined, self._ring.per_frame)
+        if self._frames == self._geometry.frames:
+            return own
+        numbers = {n % self._frames: n for n in range(max(0, self._stop - len(self._ring) + 1), self._stop + 1)}
+        there = [numbers.get(slot, 0) % self._geometry.frames for slot in range(self._frames)]
+        return self._geometry.at(own, there)
 
     def _related(self, queries: Tensor, weights: Tensor, keys: slice, present: Tensor) -> tuple[Tensor, Tensor]:
         """Outputs (refined proposals, slots, H, D / H) and logarithms of sums, float32, of every slot of ``keys``."""
         kv = self._ring.slotted(0, keys)
-        outputs, log_sums = partial_sums(queries, weights, kv, keys.stop - keys.start, present, self._room)
+        outputs, log_sums = partial_sums(queries, weights, kv, present, self._room)
         return outputs.float(), log_sums

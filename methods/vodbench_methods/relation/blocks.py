@@ -58,24 +58,25 @@ def attended(module: ObjectRelation, logits: Tensor, values: Tensor, geometry: T
 
 
 def partial_sums(
-    queries: Tensor, geometry: Tensor, kv: KeyValues, groups: int, present: Tensor, room: Room
+    queries: Tensor, geometry: Tensor, kv: KeyValues, present: Tensor, room: Room
 ) -> tuple[Tensor, Tensor]:
-    """Attend to ``groups`` equal runs of the keys apart from each other, so that they can be joined later.
+    """Attend to equal runs (``groups``) of the keys apart from each other, so that they can be joined later.
 
-    ``queries`` are (H, Q, D / H), ``geometry`` (H, Q, K), ``present`` (K,): 1 for a key, 0 for padding. Returns outputs
-    (Q, groups, H, D / H) and the logarithm of each softmax sum (Q, groups, H), -inf for an empty run: attention over
-    any of the runs together is the mean of their outputs weighted by the softmax of the logarithms. For inference.
+    ``queries`` are (H, Q, D / H), ``geometry`` (H, groups, Q, K / groups), ``present`` (K,): 0 for padding, 1 else.
+    Returns outputs (Q, groups, H, D / H) and the logarithm of each softmax sum (Q, groups, H), -inf for an empty run:
+    attention over any of the runs together is the mean of their outputs weighted by the softmax of the logarithms. For
+    inference.
     """
+    groups = geometry.shape[1]
     runs = (groups, len(kv) // groups)
     keys, values = (t.unflatten(1, runs) for t in (kv.keys, kv.values))  # type: ignore[no-untyped-call]
-    weights = geometry.unflatten(2, runs).transpose(1, 2)  # type: ignore[no-untyped-call]
     padding = None if bool(present.all()) else present.view(groups, 1, -1)
     size = max(_ROWS, _FLOATS_ON_CPU // max(1, len(kv))) if queries.device.type == "cpu" else queries.shape[1]
     rows_done = []
     for rows in evenly(queries.shape[1], size):
         some = queries[:, None, rows]
         heads_done = [
-            _partial_sums(some[heads], weights[heads, :, rows], keys[heads], values[heads], padding, room)
+            _partial_sums(some[heads], geometry[heads, :, rows], keys[heads], values[heads], padding, room)
             for heads in head_blocks(queries[:, rows], len(kv))
         ]
         rows_done.append([torch.cat(parts) for parts in zip(*heads_done, strict=True)])

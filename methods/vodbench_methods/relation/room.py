@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from math import prod
 
 import torch
@@ -31,3 +32,11 @@ class Room:
 
     def copy(self, values: Tensor) -> Tensor:
         return self.array(values.shape, values).copy_(values)
+
+    def taken(self, values: Tensor, dim: int, index: Sequence[int]) -> Tensor:
+        """``values`` at ``index`` along a dimension: run by run, of which there should be few."""
+        out = self.array([*values.shape[:dim], len(index), *values.shape[dim + 1 :]], values)
+        ends = [i for i in range(1, len(index)) if index[i] != index[i - 1] + 1]
+        for start, stop in pairwise([0, *ends, len(index)]):
+            out.narrow(dim, start, stop - start).copy_(values.narrow(dim, index[start], stop - start))
+        return out
