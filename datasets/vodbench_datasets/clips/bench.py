@@ -38,7 +38,9 @@ def command(
     ] = None,
     clips: Annotated[int, typer.Option(help="Clips a measurement.")] = 400,
     supports: Annotated[int, typer.Option(help="Support frames a clip, beside its reference frame.")] = 2,
-    size: Annotated[int, typer.Option(help="Shorter side of the frames; the longer is 5/3 of it.")] = 480,
+    size: Annotated[
+        int, typer.Option(help="Side of the frames; 960: the pixels of 1280 x 720, as VID has them.")
+    ] = 960,
     repeats: Annotated[int, typer.Option(help="Measurements of each; their median counts.")] = 3,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object of figures as the last line.")] = False,
