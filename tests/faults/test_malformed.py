@@ -9,6 +9,7 @@ import shutil
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -153,17 +154,15 @@ def refused(read: Callable[[], object], damaged: str) -> bool:
 
 
 def test_annotations(tree: Path) -> None:
-    xml = next((tree / "Annotations").rglob("*.xml")).read_bytes()
-    accepted = 0
-    for seed in CASES:
-        data = mutated(xml, seed)
+    xml = min((tree / "Annotations").rglob("*.xml")).read_bytes()
 
-        def read(data: bytes = data) -> None:
-            for found in parse_annotation(data, "a.xml"):
-                assert np.isfinite(np.array(found.box, float)).all()
+    def read(data: bytes) -> None:
+        for found in parse_annotation(data, "a.xml"):
+            assert np.isfinite(np.array(found.box, float)).all()
 
-        accepted += not refused(read, "a.xml")
-    assert 0 < accepted < len(CASES), "damage to white space is none, and most damage is seen"
+    accepted = sum(not refused(partial(read, mutated(xml, seed)), "a.xml") for seed in CASES)
+    assert accepted < len(CASES) / 10, "most damage is seen"
+    assert not refused(partial(read, xml.replace(b"<", b" <")), "a.xml"), "white space is none"
 
 
 def test_images() -> None:
