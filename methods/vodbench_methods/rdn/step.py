@@ -69,8 +69,7 @@ class Step:
         """(R, D) after the basic stage, for each window."""
         if not self._basic:
             return [features.relu()] * len(self._views)
-        attended = self._first_attended(features, weights[0])
-        current = [self._method.added(features, one) for one in attended]
+        current = [self._method.added(features, one) for one in self._first_attended(features, weights[0])]
         for index, module in enumerate(self._basic[1:], start=1):
             current = list(torch.split(self._method.between(index, torch.cat(current)), len(features)))
             for number, (view, queries) in enumerate(zip(self._views, self._queries(module, current), strict=True)):

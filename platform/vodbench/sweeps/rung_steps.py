@@ -21,7 +21,7 @@ from vodbench.timing import working
 
 def pause_after(job: TrialJob, share: float) -> int:
     """Iterations of the last stage that are this share of it; at least one."""
-    return max(1, round(share * _last_iterations(job.method, job.config)))
+    return _paused_at(share, _last_iterations(job.method, job.config))
 
 
 def iterations_saved(records: Sequence[TrialRecord], folder: str) -> tuple[int, int]:
@@ -32,9 +32,13 @@ def iterations_saved(records: Sequence[TrialRecord], folder: str) -> tuple[int, 
         config = method_spec(record.method).config.from_mapping(record.config)
         iterations = _last_iterations(record.method, config)
         share = given_up_at(folder, training) if record.status == "stopped" else None
-        saved += 0 if share is None else iterations - max(1, round(share * iterations))
+        saved += 0 if share is None else iterations - _paused_at(share, iterations)
         total += iterations
     return saved, total
+
+
+def _paused_at(share: float, iterations: int) -> int:
+    return max(1, round(share * iterations))
 
 
 def _last_iterations(method: str, config: MethodConfig) -> int:
