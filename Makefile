@@ -9,8 +9,10 @@ READY := $(VENV)/.ready
 demo: $(READY)  ## the main job: generated video -> trained methods -> sweep -> front and report
 	$(BIN)/vodbench demo --out runs/demo
 
+# Many tests wait (for Ray, MLflow, a server to start): two at a time fill two cores.
+JOBS ?= 2
 test: $(READY)  ## all tests, the slow end-to-end ones included
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses=$(JOBS) --dist=loadgroup --no-loadscope-reorder
 
 TIMES ?= 20
 faults: $(READY)  ## each fault of the suite TIMES times, and the table of what came of it; 1.5 hours: see docs/faults.md

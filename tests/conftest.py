@@ -46,6 +46,17 @@ if IN_MEMORY is not None:
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
+LONGEST = ("servers", "faults")  # they share the port of the S3 server: never two at a time
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With several processes, the tests of one file stay together, and what takes longest begins first."""
+    items.sort(key=lambda item: item.path.parent.name not in LONGEST)
+    for item in items:
+        folder = item.path.parent.name
+        item.add_marker(pytest.mark.xdist_group("servers" if folder in LONGEST else f"{folder}/{item.path.name}"))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def own_gate(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Tests do not wait for a sweep of the same user beside them, nor does it wait for them."""

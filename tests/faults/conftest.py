@@ -24,7 +24,7 @@ from vodbench_machines import S3, START_SECONDS, free_port, kill_s3, need_packag
 
 TIMES = int(os.environ.get("VODBENCH_FAULTS", "0"))  # strikes of each fault; 0: the few that every test run does
 SEED = int(os.environ.get("VODBENCH_FAULTS_SEED", "0"))
-ROWS = pytest.StashKey[list[Row]]()
+FAULT = "fault"  # the property of a test that keeps its row
 
 
 @pytest.fixture(scope="session")
@@ -56,15 +56,16 @@ def suite(lasting_suite: Suite) -> Iterator[Suite]:
 
 
 @pytest.fixture
-def rows(request: pytest.FixtureRequest) -> list[Row]:
-    """Where a test leaves the row of its fault."""
-    return request.config.stash.setdefault(ROWS, [])
+def tell(record_property: Callable[[str, object], None]) -> Callable[[Row], None]:
+    """Where a test leaves the row of its fault, in whichever process it runs."""
+    return lambda row: record_property(FAULT, row.cells)
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    if found := config.stash.get(ROWS, None):
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    reports = [*terminalreporter.getreports("passed"), *terminalreporter.getreports("failed")]
+    if rows := [cells for report in reports for name, cells in report.user_properties if name == FAULT]:
         terminalreporter.section("faults")
-        for line in table(found):
+        for line in table(rows):
             terminalreporter.write_line(line)
 
 

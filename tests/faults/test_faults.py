@@ -42,6 +42,7 @@ PROXY: Mapping[str, tuple[Mapping[str, Any], tuple[float, float]]] = {
     "a hang": ({"latency": 3600.0}, (0.1, 2.0)),
 }
 Places = Callable[[str], Callable[[Path], Place]]
+Tell = Callable[[Row], None]
 
 
 class Each:
@@ -76,55 +77,55 @@ def killed(name: str) -> KilledWorker:
     return KilledWorker(name, title, pause_s)
 
 
-def conclude(row: Row, times: int, rows: list[Row]) -> None:
-    rows.append(row)
+def conclude(row: Row, times: int, tell: Tell) -> None:
+    tell(row)
     assert not row.verdict, row.verdict
     assert row.times == times
 
 
-def test_a_sweep_that_loses_each_kind_of_process(suite: Suite, rows: list[Row]) -> None:
+def test_a_sweep_that_loses_each_kind_of_process(suite: Suite, tell: Tell) -> None:
     faults: list[Fault] = [killed("training worker"), killed("trial"), killed("evaluation worker")]
     faults.append(killed_driver())
-    conclude(suite.strike(Each(faults), len(faults), FEW), len(faults), rows)
+    conclude(suite.strike(Each(faults), len(faults), FEW), len(faults), tell)
 
 
-def test_killed_drivers(suite: Suite, times: int, rows: list[Row]) -> None:
-    conclude(suite.strike(killed_driver(), times, TRAININGS), times, rows)
+def test_killed_drivers(suite: Suite, times: int, tell: Tell) -> None:
+    conclude(suite.strike(killed_driver(), times, TRAININGS), times, tell)
 
 
 @pytest.mark.parametrize("name", WORKERS)
-def test_killed_workers(suite: Suite, name: str, times: int, rows: list[Row]) -> None:
-    conclude(suite.strike(killed(name), times, WORKERS[name][2] or trials(times)), times, rows)
+def test_killed_workers(suite: Suite, name: str, times: int, tell: Tell) -> None:
+    conclude(suite.strike(killed(name), times, WORKERS[name][2] or trials(times)), times, tell)
 
 
-def test_killed_nodes(suite: Suite, times: int, rows: list[Row]) -> None:
+def test_killed_nodes(suite: Suite, times: int, tell: Tell) -> None:
     nodes = Nodes(suite)
     try:
         row = suite.strike(KilledNode(nodes, (5.0, 25.0)), times, trials(times), nodes.place)
     finally:
         nodes.end()
-    conclude(row, times, rows)
+    conclude(row, times, tell)
 
 
-def test_killed_tracking_servers(suite: Suite, times: int, mlflow: Mlflow, rows: list[Row]) -> None:
+def test_killed_tracking_servers(suite: Suite, times: int, mlflow: Mlflow, tell: Tell) -> None:
     fault = KilledServer("MLflow server", mlflow, (0.5, 5.0))
 
     def place(home: Path) -> Place:
         return dataclasses.replace(suite.local(home), tracking=mlflow.url)
 
-    conclude(suite.strike(fault, times, trials(times), place), times, rows)
+    conclude(suite.strike(fault, times, trials(times), place), times, tell)
 
 
-def test_killed_gateways(suite: Suite, times: int, s3: tuple[S3, Gateway], in_bucket: Places, rows: list[Row]) -> None:
+def test_killed_gateways(suite: Suite, times: int, s3: tuple[S3, Gateway], in_bucket: Places, tell: Tell) -> None:
     gateway = s3[1]
     fault = KilledServer("S3 server", gateway, (1.0, 8.0))
-    conclude(suite.strike(fault, times, trials(times), in_bucket(gateway.endpoint)), times, rows)
+    conclude(suite.strike(fault, times, trials(times), in_bucket(gateway.endpoint)), times, tell)
 
 
 @pytest.mark.parametrize("name", PROXY)
 def test_a_gateway_that_misbehaves(
-    suite: Suite, name: str, times: int, proxy: Proxy, in_bucket: Places, rows: list[Row]
+    suite: Suite, name: str, times: int, proxy: Proxy, in_bucket: Places, tell: Tell
 ) -> None:
     plan, for_s = PROXY[name]
     fault = Misbehaving(name, proxy, plan, for_s, (1.0, 5.0))
-    conclude(suite.strike(fault, times, trials(times), in_bucket(proxy.endpoint)), times, rows)
+    conclude(suite.strike(fault, times, trials(times), in_bucket(proxy.endpoint)), times, tell)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from faults_invariants import Verdict
@@ -24,8 +25,8 @@ class Row:
         return (self.fault, str(self.times), str(self.starts), *(str(len(lines)) for lines in found))
 
 
-def table(rows: list[Row]) -> list[str]:
-    """Its lines, the heading first: text to the left, numbers to the right."""
-    cells = [COLUMNS, *(row.cells for row in rows)]
+def table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Its lines, the heading first: text to the left, numbers to the right. ``rows``: the cells of each."""
+    cells = [COLUMNS, *rows]
     widths = [max(len(line[i]) for line in cells) for i in range(len(COLUMNS))]
     return ["  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]) for line in cells]
