@@ -18,6 +18,7 @@ from vodbench_methods.rdn.config import TINY, RDNBasicConfig, RDNConfig
 from vodbench_methods.rdn.full import RDN
 from vodbench_methods.rdn.windows import RelationWindows
 from vodbench_methods.relation import are_told
+from vodbench_methods.sequence import window
 
 FULL = [24] * 7
 RAGGED = [24, 3, 0, 17, 24, 1, 0, 9]
@@ -86,6 +87,49 @@ def test_features_together_are_those_of_each_alone(heads: int, channels: int, co
             assert torch.equal(shared[number], own), (config.inference_settings(), reference)
 
 
+@pytest.mark.parametrize("counts", [[80] * 5, [80, 30, 0, 63, 80, 26, 25]])
+def test_settings_of_several_bands(counts: list[int]) -> None:
+    """K that ends with a band, within one, and before the first ends; of one T and of several."""
+    method = method_of(8, 128)
+    base = method.config
+    configs = [
+        base.replace(T=T, K=K) for T, K in [(1, 75), (2, 75), (2, 10), (2, 25), (2, 60), (2, 50), (3, 60), (1, 80)]
+    ]
+    configs += [base.replace(T=2, K=75, video_ends="replicate"), base.replace(T=2, K=75, r=90.0)]
+    frames = frames_of(counts, 128)
+    together = related(method, configs, frames)
+    for number, config in enumerate(configs):
+        for shared, (own,) in zip(together, related(method, [config], frames), strict=True):
+            assert torch.equal(shared[number], own), config.inference_settings()
+        for reference, frame in enumerate(frames):
+            indices, copies = window(reference, len(frames), config)
+            pool = method.gather([method.support(frames[i].top(config.K)) for i in indices], copies, config)
+            with torch.inference_mode():
+                anew = method.relate(frame.features, frame.boxes, pool)
+            torch.testing.assert_close(together[reference][number], anew, rtol=1e-4, atol=1e-4)
+
+
+@torch.inference_mode()
+def test_the_pool_of_several_bands_is_frame_by_frame() -> None:
+    method = method_of(4, 32)
+    config, frames = method.config.replace(T=2, K=60), frames_of([80, 30, 0, 63, 26], 32)
+    windows = RelationWindows(method, [config])
+    for frame in frames:
+        windows.push(frame)
+    for reference, frame in enumerate(frames):
+        windows.related(frame, reference)
+        got, place, copies = windows.pool(reference)
+        indices, expected_copies = window(reference, len(frames), config)
+        expected = method.gather_unrefined([method.support(frames[i].top(config.K)) for i in indices], copies)
+        assert (copies, indices[place]) == (expected_copies, reference)
+        assert got.places == expected.places
+        for kv, other in zip(got.kvs, expected.kvs, strict=False):
+            assert torch.equal(kv.boxes, other.boxes)
+            assert torch.equal(kv.keys, other.keys)
+            assert torch.equal(kv.values, other.values)
+        windows.leave(reference)
+
+
 @pytest.mark.parametrize("N_b", [0, 1, 3])
 def test_any_number_of_basic_modules(N_b: int) -> None:
     method = method_of(8, 64, N_b)
@@ -114,14 +158,14 @@ def test_logits_beyond_what_exponentials_tell(sign: float, monkeypatch: pytest.M
         told.append(are_told(sums))
         return told[-1]
 
-    monkeypatch.setattr("vodbench_methods.rdn.step.are_told", spied)
+    monkeypatch.setattr("vodbench_methods.rdn.first.are_told", spied)
     together = related(method, configs, frames)
     assert set(told) == {False, True}
     for number, config in enumerate(configs):
         alone = related(method, [config], frames)
         for shared, (own,) in zip(together, alone, strict=True):
             assert torch.equal(shared[number], own)
-    monkeypatch.setattr("vodbench_methods.rdn.step.are_told", lambda sums: False)
+    monkeypatch.setattr("vodbench_methods.rdn.first.are_told", lambda sums: False)
     for got, usual in zip(together, related(method, configs, frames), strict=True):
         for one, other in zip(got, usual, strict=True):
             torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)

@@ -75,6 +75,10 @@ class SupportLog:
         """The same with as many rows behind them, of whatever is there, as make products exact (``products``)."""
         return slice(rows.start, max(rows.stop, rows.start + MIN_COLUMNS))
 
+    @property
+    def device(self) -> torch.device:
+        return self.boxes(slice(0, 0)).device
+
     def boxes(self, rows: slice) -> Tensor:
         assert self._boxes is not None, "no frame has entered"
         return self._boxes[rows]

@@ -26,8 +26,13 @@ class Support:
 
     def top(self, k: int) -> Support:
         """The k best proposals (all where there are fewer)."""
-        kvs = tuple(KeyValues(kv.boxes[:k], kv.keys[:, :k], kv.values[:, :k]) for kv in self.kvs)
-        return Support(self.boxes[:k], self.objectness[:k], self.features[:k], kvs)
+        return self.between(0, k)
+
+    def between(self, low: int, high: int) -> Support:
+        """Proposals ``low`` to ``high`` - 1, as far as there are so many."""
+        some = slice(low, high)
+        kvs = tuple(KeyValues(kv.boxes[some], kv.keys[:, some], kv.values[:, some]) for kv in self.kvs)
+        return Support(self.boxes[some], self.objectness[some], self.features[some], kvs)
 
 
 @dataclass(frozen=True, slots=True)

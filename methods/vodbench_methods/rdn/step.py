@@ -7,20 +7,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from vodbench_methods.rdn.log import SupportLog
+from vodbench_methods.detection.products import MIN_COLUMNS
+from vodbench_methods.rdn.bands import Placed, ranges
+from vodbench_methods.rdn.first import FirstModule
+from vodbench_methods.rdn.log import rows_of_runs
 from vodbench_methods.rdn.window import Columns, Part, View
-from vodbench_methods.relation import (
-    ObjectRelation,
-    Room,
-    SharedGeometry,
-    are_told,
-    attended,
-    exponentials,
-    head_blocks,
-    weighed,
-)
+from vodbench_methods.relation import Keys, ObjectRelation, Room, SharedGeometry, attended, head_blocks
 
 if TYPE_CHECKING:
     from vodbench_methods.rdn.basic import RDNBasic
@@ -31,35 +26,50 @@ class Lot:
     """What attends to what."""
 
     queries: Tensor  # (H, R, D / H)
-    keys: Tensor  # (H, n, D / H), as are values
-    values: Tensor
-    part: Part  # the n columns among those of the geometric weights
-    copies: Tensor | None  # (n,) how often each key counts; None: once
+    keys: Sequence[tuple[Tensor, Tensor, Part]]  # keys and values (H, n, D / H), columns of the geometric weights
+    copies: Tensor | None  # (sum of n,) how often each key counts; None: once
 
 
 class Rooms:
-    """Memory for step after step: geometric weights, the logits of a module, and those of one window among them."""
+    """Memory for step after step: geometric weights of basic modules and of the last, the logits of a module."""
 
     def __init__(self) -> None:
-        self.geometry, self.logits, self.own = Room(), Room(), Room()
+        self.geometry, self.last_geometry, self.logits = Room(), Room(), Room()
 
 
 class Step:
-    """``union`` holds the proposals of all ``frames`` that any of ``views`` looks at."""
+    """``bands`` hold all proposals that any of ``views`` looks at, ``whole`` their boxes frame by frame."""
 
-    def __init__(self, method: RDNBasic, union: SupportLog, frames: range, views: Sequence[View], rooms: Rooms) -> None:
-        self._method, self._union, self._views, self._rooms = method, union, views, rooms
-        self._basic = method.unrefined_readers[: method.config.N_b]
-        self._distiller = method.distiller
-        columns = Columns(union, frames)
-        self._parts = [columns.of_best(view.frames, view.log.counts(view.frames)) for view in views]
+    def __init__(
+        self, method: RDNBasic, bands: Sequence[Placed], whole: Placed, views: Sequence[View], rooms: Rooms
+    ) -> None:
+        self._method, self._bands, self._views, self._rooms = method, bands, views, rooms
+        self._of_view = [[placed for placed in bands if placed.proposals in ranges(view.K)] for view in views]
+        basic = method.unrefined_readers[: method.config.N_b]
+        self._basic, self._distiller = basic, method.distiller
+        self._geometry: list[SharedGeometry] = []
+        if basic:
+            boxes = torch.cat([placed.boxes for placed in bands])
+            self._geometry.append(SharedGeometry(basic, boxes, rooms.geometry))
+            self._first = FirstModule(bands, views, rooms.logits)
+        self._refined_parts: list[list[Part | None]] = [[None] * len(view.refined) for view in views]
+        if self._distiller is not None:
+            self._geometry.append(SharedGeometry([self._distiller], self._refined_boxes(whole), rooms.last_geometry))
+
+    def _refined_boxes(self, whole: Placed) -> Tensor:
+        """The boxes of as many of each frame's best as any window has refined; finds the windows' parts of them."""
+        log, frames = whole.log, whole.frames
+        most = max(
+            (max(r.counts, default=0) for view in self._views for r, _ in view.refined if r and r.counts), default=0
+        )
+        counts = [min(most, count) for count in log.counts(frames)]
+        boxes = log.boxes(slice(None))[rows_of_runs(log.starts(frames), counts, log.device)]
+        columns = Columns(frames, counts, log.device)
         self._refined_parts = [
             [None if r is None or r.counts is None else columns.of_best(view.frames, r.counts) for r, _ in view.refined]
-            for view in views
+            for view in self._views
         ]
-        self._rows = union.wide(union.rows(frames))
-        modules = [*self._basic, *([] if self._distiller is None else [self._distiller])]
-        self._geometry = SharedGeometry(modules, union.boxes(self._rows), rooms.geometry) if modules else None
+        return F.pad(boxes, (0, 0, 0, max(0, MIN_COLUMNS - len(boxes))))
 
     @property
     def numbers(self) -> list[tuple[int, ...]]:
@@ -69,11 +79,11 @@ class Step:
     @property
     def rows_per_chunk(self) -> int:
         """How many proposals to relate at a time where memory is the limit."""
-        return 1 if self._geometry is None else self._geometry.rows_per_chunk
+        return min((geometry.rows_per_chunk for geometry in self._geometry), default=1)
 
     def related(self, features: Tensor, boxes: Tensor) -> list[Tensor]:
         """(R, D) for each window and r, of R proposals with features (R, D) and boxes (R, 4)."""
-        weights: Sequence[Tensor] = () if self._geometry is None else self._geometry(boxes)
+        weights = [own for geometry in self._geometry for own in geometry(boxes)]
         current = self._through_basic(features, weights)
         if self._distiller is None:
             return current
@@ -87,32 +97,17 @@ class Step:
         for index, module in enumerate(self._basic[1:], start=1):
             current = list(torch.split(self._method.between(index, torch.cat(current)), len(features)))
             lots = [self._lot(index, number, own) for number, own in enumerate(self._queries(module, current))]
-            found = self._attended(module, lots, weights[index])
+            found = self._attended(lots, weights[index])
             current = [self._method.added(own, one) for own, one in zip(current, found, strict=True)]
         return current
 
     def _first_attended(self, features: Tensor, weights: Tensor) -> list[Tensor]:
-        """(R, D) that the first module attends to, for each window: its queries are the same for all, and so are the
-        exponentials of their logits."""
-        module = self._basic[0]
-        queries = module.queries(features)
-        lots = [self._lot(0, number, queries) for number in range(len(self._views))]
-        if queries.dtype != torch.float32 or torch.is_autocast_enabled(queries.device.type):
-            return self._attended(module, lots, weights)
-        keys = self._union.keys(0, self._rows).transpose(1, 2)
-        found: list[list[tuple[Tensor, Tensor]]] = [[] for _ in lots]
-        for heads in head_blocks(queries, keys.shape[2]):
-            shares = exponentials(self._rooms.logits.product(queries[heads], keys[heads]), weights[heads])
-            for lot, blocks in zip(lots, found, strict=True):
-                own = lot.part.copied(shares, self._rooms.own)
-                blocks.append(weighed(own if lot.copies is None else own.mul_(lot.copies), lot.values[heads]))
-        outputs, sums = zip(
-            *([torch.cat(parts) for parts in zip(*blocks, strict=True)] for blocks in found), strict=True
-        )
-        return [
-            output.transpose(0, 1).flatten(1) if are_told(of_lot) else self._attended(module, [lot], weights)[0]
-            for lot, output, of_lot in zip(lots, outputs, sums, strict=True)
-        ]
+        """(R, D) that the first module attends to, for each window."""
+        queries = self._basic[0].queries(features)
+        together = self._first(queries, weights)
+        lots = [self._lot(0, number, queries) for number, found in enumerate(together) if found is None]
+        apart = iter(self._attended(lots, weights))
+        return [next(apart) if found is None else found for found in together]
 
     def _distilled(
         self, module: ObjectRelation, current: Sequence[Tensor], boxes: Tensor, weights: Tensor
@@ -126,11 +121,11 @@ class Step:
             for (refined, _), part in zip(view.refined, parts, strict=True)
         ]
         lots = [
-            Lot(queries, refined.kv.keys, refined.kv.values, part, refined.copies)
+            Lot(queries, [(refined.kv.keys, refined.kv.values, part)], refined.copies)
             for _, queries, refined, part in asked
             if refined is not None and part is not None
         ]
-        in_parts = iter(self._attended(module, lots, weights))
+        in_parts = iter(self._attended(lots, weights))
         found = []
         for own, _, refined, part in asked:
             assert refined is not None, "an advanced stage without refined proposals"
@@ -139,20 +134,27 @@ class Step:
         return found
 
     def _lot(self, module: int, number: int, queries: Tensor) -> Lot:
-        view = self._views[number]
-        keys, values = view.log.keys(module, view.rows), view.log.values(module, view.rows)
-        return Lot(queries, keys, values, self._parts[number], view.copies)
+        view, keys, copies = self._views[number], [], []
+        for placed in self._of_view[number]:
+            rows = placed.log.rows(view.frames)
+            columns = Part(placed.columns_of(view.frames))
+            keys.append((placed.log.keys(module, rows), placed.log.values(module, rows), columns))
+            copies.append(view.copies(placed.log))
+        known = [one for one in copies if one is not None]
+        assert len(known) in (0, len(copies))
+        return Lot(queries, keys, torch.cat(known) if known else None)
 
-    def _attended(self, module: ObjectRelation, lots: Sequence[Lot], weights: Tensor) -> list[Tensor]:
+    def _attended(self, lots: Sequence[Lot], weights: Tensor) -> list[Tensor]:
         """(R, D) for each. A head goes over all lots before the next: its geometric weights come from memory once."""
-        found: list[list[Tensor]] = [[] for _ in lots]
         if not lots:
             return []
-        for heads in head_blocks(lots[0].queries, max(lot.keys.shape[1] for lot in lots)):
+        found: list[list[Tensor]] = [[] for _ in lots]
+        widest = max(sum(keys.shape[1] for keys, _, _ in lot.keys) for lot in lots)
+        for heads in head_blocks(lots[0].queries, widest):
             geometry = weights[heads]
             for lot, blocks in zip(lots, found, strict=True):
-                logits = self._rooms.logits.product(lot.queries[heads], lot.keys[heads].transpose(1, 2))
-                blocks.append(attended(module, logits, lot.values[heads], lot.part.of(geometry), lot.copies))
+                parts = [Keys(keys[heads], values[heads], part.of(geometry)) for keys, values, part in lot.keys]
+                blocks.append(attended(lot.queries[heads], parts, lot.copies, self._rooms.logits))
         return [torch.cat(blocks, dim=1).to(lot.queries.dtype) for lot, blocks in zip(lots, found, strict=True)]
 
     def _queries(self, module: ObjectRelation, features: Sequence[Tensor]) -> Sequence[Tensor]:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
+import torch
 from torch import Tensor
 
 from vodbench_methods.rdn.config import RDNBasicConfig
 from vodbench_methods.rdn.log import SupportLog, rows_of_runs
 from vodbench_methods.rdn.records import Support, spread
 from vodbench_methods.rdn.refinement import Refined, Served
-from vodbench_methods.relation import Room
 from vodbench_methods.sequence import window
 
 
@@ -19,24 +20,21 @@ from vodbench_methods.sequence import window
 class View:
     """The window of one reference frame."""
 
-    log: SupportLog
+    K: int
     frames: range
-    rows: slice  # of the log
-    copies: Tensor | None  # (n,) how often each proposal counts; None: once
+    counted: tuple[int, ...]  # how often each frame counts
     refined: tuple[tuple[Refined | None, tuple[int, ...]], ...]  # each with the numbers of the settings it is for
+
+    def copies(self, log: SupportLog) -> Tensor | None:
+        """(n,) how often each proposal of its frames in a log counts; None: once."""
+        return spread(self.counted, log.counts(self.frames), log.device)
 
 
 class Window:
-    """Settings of the same T and K; ``numbers`` tells them from the others, ``log`` holds K proposals a frame."""
+    """Settings of the same T and K; ``numbers`` tells them from the others."""
 
-    def __init__(
-        self,
-        log: SupportLog,
-        config: RDNBasicConfig,
-        numbers: Sequence[int],
-        refinements: Sequence[Served],
-    ) -> None:
-        self.log, self.T = log, config.T
+    def __init__(self, config: RDNBasicConfig, numbers: Sequence[int], refinements: Sequence[Served]) -> None:
+        self.T, self.K = config.T, config.K
         self._config, self._numbers, self._refinements = config, numbers, refinements
         self.stop = 0  # the number of the frame that enters next
 
@@ -51,14 +49,12 @@ class Window:
 
     def view(self, reference: int, num_frames: int) -> View:
         frames, copies = self.place(reference, num_frames)
-        rows = self.log.rows(frames)
         refined = [
             (found, tuple(self._numbers[n] for n in served))
             for refinement, lots in self._refinements
             for found, served in zip(refinement.refined(copies), lots, strict=True)
         ]
-        counted = spread(copies, self.log.counts(frames), self.log.boxes(rows).device)
-        return View(self.log, frames, rows, counted, tuple(refined) or ((None, tuple(self._numbers)),))
+        return View(self.K, frames, tuple(copies), tuple(refined) or ((None, tuple(self._numbers)),))
 
     def leave(self, reference: int) -> None:
         """That frame was answered: forget the oldest, if no later window reaches it."""
@@ -82,25 +78,21 @@ class Part:
         length, first = self.runs
         return taken.view(*taken.shape[:-1], taken.shape[-1] // length, length)[..., :first]
 
-    def copied(self, matrix: Tensor, room: Room) -> Tensor:
-        """(..., n) of (..., columns), in other memory."""
-        taken = room.copy(self.of(matrix))
-        return taken if self.runs is None else taken.flatten(-2)
-
 
 class Columns:
-    """The columns of the proposals of some frames, as they lie in a log."""
+    """The columns of proposals of consecutive frames, of which each has so many (``counts``), the best first."""
 
-    def __init__(self, log: SupportLog, frames: range) -> None:
-        self._log, self._first = log, log.rows(frames).start
+    def __init__(self, frames: range, counts: Sequence[int], device: torch.device) -> None:
+        self._frames, self._counts, self._device = frames, counts, device
+        self._starts = [stop - count for stop, count in zip(accumulate(counts), counts, strict=True)]
 
     def of_best(self, frames: range, counts: Sequence[int]) -> Part:
         """So many of the best of each of these frames."""
-        starts = [start - self._first for start in self._log.starts(frames)]
-        there = self._log.counts(frames)
-        rows = slice(starts[0], starts[-1] + there[-1])
-        if list(counts) == there:
-            return Part(rows)
+        some = slice(frames.start - self._frames.start, frames.stop - self._frames.start)
+        starts, there = self._starts[some], self._counts[some]
+        columns = slice(starts[0], starts[-1] + there[-1])
+        if list(counts) == list(there):
+            return Part(columns)
         if len(set(counts)) == len(set(there)) == 1:
-            return Part(rows, (there[0], counts[0]))
-        return Part(rows_of_runs(starts, counts, self._log.boxes(slice(0, 0)).device))
+            return Part(columns, (there[0], counts[0]))
+        return Part(rows_of_runs(starts, counts, self._device))

@@ -3,8 +3,9 @@
 T, K and r decide which proposals a reference frame attends to. What does not depend on that choice is made once:
 
 - keys and values of a frame's proposals, for the largest K;
-- the geometric weights of the reference proposals on the union of all windows: a setting takes its columns;
-- the logits of the first module, whose queries are the same for all;
+- the geometric weights of the reference proposals on all that any window holds: a setting takes its columns;
+- the exponentials of the first module's logits, whose queries are the same for all, and for windows of the same T what
+  they gather from each band of proposals (``bands``);
 - for settings of the same T and K the whole basic stage, and their refined proposals, of which a smaller r has some.
 
 All else runs setting by setting, with the very operations of a setting alone, which is a group of one here. Rows and
@@ -23,8 +24,8 @@ from torch import Tensor
 
 from vodbench_methods.detection.products import MIN_ROWS
 from vodbench_methods.detection.records import FrameFeatures
+from vodbench_methods.rdn.bands import Band, frame_by_frame, ranges, reaching, side_by_side
 from vodbench_methods.rdn.config import RDNBasicConfig
-from vodbench_methods.rdn.log import SupportLog
 from vodbench_methods.rdn.records import Pool, Support, consecutive, spread
 from vodbench_methods.rdn.step import Rooms, Step
 from vodbench_methods.rdn.window import Window
@@ -46,32 +47,24 @@ class RelationWindows:
 
     def __init__(self, method: RDNBasic, configs: Sequence[RDNBasicConfig]) -> None:
         self._method, self._num_configs = method, len(configs)
-        self._T, self._K = max(c.T for c in configs), max(c.K for c in configs)
-        self._reach: dict[SupportLog, int] = {}  # T of each log
-        self._union = self._log(self._T, self._K, configs)
+        self._K = max(c.K for c in configs)
+        modules = method.config.N_b
+        far = reaching([(c.T, c.K) for c in configs])
+        self._bands = [Band(proposals, T, modules) for proposals, T in far.items()]
+        # The boxes that refined proposals may have, frame by frame.
+        self._whole = Band((0, self._K), max(c.T for c in configs), 0)
         self._windows = self._grouped(configs)
-        self._recent: deque[Support] = deque()  # frames that some log or window has still to take
+        self._recent: deque[Support] = deque()  # frames that some band or window has still to take
         self._first_recent = 0
         self._rooms = Rooms()
 
-    def _log(self, T: int, K: int, configs: Sequence[RDNBasicConfig]) -> SupportLog:
-        """A log of K proposals a frame, with all modules where it is a setting's own and not the union's alone."""
-        own = any(config.K == K and config.T == T for config in configs)
-        modules = self._method.config.N_b
-        log = SupportLog(2 * T + 1, K, modules if own else min(modules, 1))
-        self._reach[log] = T
-        return log
-
     def _grouped(self, configs: Sequence[RDNBasicConfig]) -> list[Window]:
-        reach = {K: max(c.T for c in configs if c.K == K) for K in dict.fromkeys(c.K for c in configs)}
-        logs = {K: self._union if (T, K) == (self._T, self._K) else self._log(T, K, configs) for K, T in reach.items()}
         alike: dict[tuple[int, int, str], list[int]] = {}
         for number, config in enumerate(configs):
             alike.setdefault((config.T, config.K, config.video_ends), []).append(number)
         refinements = self._method.refinements([[configs[n] for n in numbers] for numbers in alike.values()])
         return [
-            Window(logs[K], configs[numbers[0]], numbers, own)
-            for ((_, K, _), numbers), own in zip(alike.items(), refinements, strict=True)
+            Window(configs[numbers[0]], numbers, own) for numbers, own in zip(alike.values(), refinements, strict=True)
         ]
 
     @property
@@ -93,8 +86,8 @@ class RelationWindows:
         features, boxes = F.pad(frame.features, (0, 0, 0, missing)), F.pad(frame.boxes, (0, 0, 0, missing))
         step = Step(
             self._method,
-            self._union,
-            range(max(0, reference - self._T), min(self.num_frames, reference + self._T + 1)),
+            side_by_side(self._bands, reference, self.num_frames),
+            self._whole.placed(reference, self.num_frames, 0),
             [window.view(reference, self.num_frames) for window in self._windows],
             self._rooms,
         )
@@ -106,28 +99,26 @@ class RelationWindows:
 
     def pool(self, reference: int) -> tuple[Pool, int, list[int]]:
         """The basic stage's pool of the first window, the reference frame's place in it, how often frames count."""
-        window, log = self._windows[0], self._windows[0].log
+        window = self._windows[0]
         frames, copies = window.place(reference, self.num_frames)
-        rows, counts = log.rows(frames), log.counts(frames)
-        kvs = tuple(log.key_values(module, rows) for module in range(log.modules))
-        counted = spread(copies, counts, log.boxes(rows).device)
-        return Pool(kvs, counted, consecutive(counts)), reference - frames.start, copies
+        kvs, counts = frame_by_frame([band.log for band in self._bands if band.proposals in ranges(window.K)], frames)
+        pool = Pool(kvs, spread(copies, counts, kvs[0].boxes.device), consecutive(counts))
+        return pool, reference - frames.start, copies
 
     def leave(self, reference: int) -> None:
         """The frame was answered: forget what no later one needs."""
-        for window in self._windows:
-            window.leave(reference)
-        for log, T in self._reach.items():
-            if reference >= T:
-                log.pop()
-        taken = min([*(log.stop for log in self._reach), *(window.stop for window in self._windows)])
+        for one in self._all():
+            one.leave(reference)
+        taken = min(one.stop for one in self._all())
         while self._recent and self._first_recent < taken:
             self._recent.popleft()
             self._first_recent += 1
 
     def _enter(self, reference: int) -> None:
-        """Let frames into the logs and windows that reach them."""
-        entered: list[tuple[SupportLog | Window, int]] = [*self._reach.items(), *((w, w.T) for w in self._windows)]
-        for into, T in entered:
-            while into.stop <= min(reference + T, self.num_frames - 1):
+        """Let frames into the bands and windows that reach them."""
+        for into in self._all():
+            while into.stop <= min(reference + into.T, self.num_frames - 1):
                 into.push(self._recent[into.stop - self._first_recent])
+
+    def _all(self) -> Sequence[Band | Window]:
+        return [*self._bands, self._whole, *self._windows]

@@ -1,6 +1,15 @@
 """Relations between proposals: geometry, the object relation module, and a slow reference to test it against."""
 
-from vodbench_methods.relation.blocks import are_told, attended, exponentials, head_blocks, partial_sums, weighed
+from vodbench_methods.relation.blocks import (
+    Keys,
+    are_told,
+    attended,
+    exponentials,
+    head_blocks,
+    joined_heads,
+    partial_sums,
+    weighed,
+)
 from vodbench_methods.relation.geometry import Floor, GeometricWeights, evenly
 from vodbench_methods.relation.module import KeyValues, ObjectRelation, SharedGeometry
 from vodbench_methods.relation.room import Room
@@ -9,6 +18,7 @@ __all__ = [
     "Floor",
     "GeometricWeights",
     "KeyValues",
+    "Keys",
     "ObjectRelation",
     "Room",
     "SharedGeometry",
@@ -17,6 +27,7 @@ __all__ = [
     "evenly",
     "exponentials",
     "head_blocks",
+    "joined_heads",
     "partial_sums",
     "weighed",
 ]

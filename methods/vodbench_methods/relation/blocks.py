@@ -6,11 +6,15 @@ read by another product. All heads of a window at once (tens of MB) would come f
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+
 import torch
 from torch import Tensor
 
 from vodbench_methods.relation.geometry import evenly
-from vodbench_methods.relation.module import KeyValues, ObjectRelation, softmax
+from vodbench_methods.relation.module import KeyValues, softmax
 from vodbench_methods.relation.room import Room
 
 _FLOATS_ON_CPU = 2**17
@@ -27,15 +31,52 @@ def head_blocks(queries: Tensor, num_keys: int) -> list[slice]:
     return [slice(start, min(start + size, heads)) for start in range(0, heads, size)]
 
 
-def attended(module: ObjectRelation, logits: Tensor, values: Tensor, geometry: Tensor, copies: Tensor | None) -> Tensor:
-    """(R, h D / H) of some heads, with their logits (h, R, n) at hand, in whose memory it works."""
-    if not logits.shape[2]:  # attention over nothing adds nothing
-        return logits.new_zeros(logits.shape[1], values.shape[0] * values.shape[2])
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """Some of the keys that queries attend to: ``keys`` and ``values`` (h, n, D / H).
+
+    ``geometry`` (h, R, ...) has n numbers for each of the R queries.
+    """
+
+    keys: Tensor
+    values: Tensor
+    geometry: Tensor
+
+
+def attended(queries: Tensor, parts: Sequence[Keys], copies: Tensor | None, room: Room) -> Tensor:
+    """(R, h D / H) that queries (h, R, D / H) gather from all parts together; in float32 for mixed precision.
+
+    copies: (sum of n,) how often each key counts (None: once). For inference.
+    """
+    heads, count, width = queries.shape
+    ends = list(accumulate(part.keys.shape[1] for part in parts))
+    if not ends or not ends[-1]:  # attention over nothing adds nothing
+        return queries.new_zeros(count, heads * width)
+    columns = [slice(start, end) for start, end in pairwise([0, *ends])]
+    if torch.is_autocast_enabled(queries.device.type):
+        logits = torch.cat([torch.bmm(queries, part.keys.transpose(1, 2)) for part in parts], dim=2)
+    else:
+        logits = room.array((heads, count, ends[-1]), queries)
+        for part, own in zip(parts, columns, strict=True):
+            torch.bmm(queries, part.keys.transpose(1, 2), out=logits[..., own])
     shares = softmax(logits)
-    shares.view(geometry.shape).mul_(geometry)
+    for part, own in zip(parts, columns, strict=True):
+        shares[..., own].view(part.geometry.shape).mul_(part.geometry)
     if copies is not None:
         shares.mul_(copies)
-    return module.gathered(shares, values)
+    total = shares.sum(dim=-1, keepdim=True)
+    exact = parts[0].values.dtype == shares.dtype
+    if not exact:  # float16 would lose shares of small geometric weights: normalise first
+        shares = (shares / total).to(parts[0].values.dtype)
+    output = torch.bmm(shares[..., columns[0]], parts[0].values)
+    for part, own in zip(parts[1:], columns[1:], strict=True):
+        output = torch.baddbmm(output, shares[..., own], part.values)
+    return joined_heads(output / total if exact else output)
+
+
+def joined_heads(outputs: Tensor) -> Tensor:
+    """(h, R, D / H) -> (R, h D / H)."""
+    return outputs.transpose(0, 1).flatten(1)
 
 
 def exponentials(logits: Tensor, geometry: Tensor) -> Tensor:
@@ -48,9 +89,8 @@ def exponentials(logits: Tensor, geometry: Tensor) -> Tensor:
 
 
 def weighed(shares: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-    """(h, R, D / H) of values (h, n, D / H) by their ``exponentials`` (h, R, n), and the sums (h, R, 1) of these."""
-    total = shares.sum(dim=-1, keepdim=True)
-    return torch.bmm(shares, values) / total, total
+    """Sums (h, R, D / H) of values (h, n, D / H) times their ``exponentials`` (h, R, n), and of these (h, R, 1)."""
+    return torch.bmm(shares, values), shares.sum(dim=-1, keepdim=True)
 
 
 def are_told(sums: Tensor) -> bool:
