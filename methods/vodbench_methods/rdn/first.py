@@ -1,7 +1,7 @@
 """The first module for many windows at once: its queries are the same for all.
 
-What the queries gather from a band of proposals is made once for all windows of the same frames, and the sum of a larger
-K goes on from that of a smaller one. The exponentials of a band serve the windows of every T.
+What the queries gather from a band of proposals is made once for all windows of the same frames: the sum of a larger K
+goes on from that of a smaller one. The exponentials of a band serve the windows of every T.
 """
 
 from __future__ import annotations

@@ -30,9 +30,6 @@ class Room:
             return torch.bmm(a, b)
         return torch.bmm(a, b, out=self.array((len(a), a.shape[1], b.shape[2]), a))
 
-    def copy(self, values: Tensor) -> Tensor:
-        return self.array(values.shape, values).copy_(values)
-
     def taken(self, values: Tensor, dim: int, index: Sequence[int]) -> Tensor:
         """``values`` at ``index`` along a dimension: run by run, of which there should be few."""
         out = self.array([*values.shape[:dim], len(index), *values.shape[dim + 1 :]], values)
