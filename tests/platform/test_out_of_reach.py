@@ -16,12 +16,12 @@ import aiohttp
 import botocore.exceptions
 import fsspec
 import pytest
+from command_line import Run
 from fsspec.exceptions import FSTimeoutError
 from fsspec.implementations.dirfs import DirFileSystem
 from fsspec.registry import _registry
 from rich.console import Console
 
-import vodbench.cli
 from vodbench.data_source import DataSource
 from vodbench.errors import OutOfReachError, UserError
 from vodbench.interruption import from_outside
@@ -90,15 +90,6 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None
     return leave
 
 
-def said(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *words: str) -> tuple[int, str]:
-    """(exit status, standard error) of a command."""
-    monkeypatch.setattr(sys, "argv", ["vodbench", *words])
-    with pytest.raises(SystemExit) as ended:
-        vodbench.cli.main()
-    assert isinstance(ended.value.code, int)
-    return ended.value.code, capsys.readouterr().err
-
-
 @pytest.mark.parametrize(
     "words",
     [
@@ -115,16 +106,11 @@ def said(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *w
 )
 @of_each_kind
 def test_a_command_names_what_is_out_of_reach_on_one_line(
-    words: str,
-    error: Exception,
-    store: Callable[..., None],
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
+    words: str, error: Exception, store: Callable[..., None], run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
     store(0, error)
-    status, text = said(capsys, monkeypatch, *words.split())
+    status, _, text = run(*words.split())
     assert status == 1
     assert "Traceback" not in text
     line = text.strip().splitlines()[-1]
