@@ -15,7 +15,7 @@ from command_line import Run, refused
 from vodbench.checkpoints import Checkpoint, checkpoint_url, save_checkpoint
 from vodbench.data_source import DataSource
 from vodbench.detections import read_detections
-from vodbench.errors import UserError
+from vodbench.errors import OutOfReachError, UserError
 from vodbench.evaluation import compare, evaluate, truth_set
 from vodbench.evaluation.bootstrap import bootstrap_map, interval
 from vodbench.evaluation.matching import match
@@ -218,6 +218,16 @@ def test_without_the_data_the_records_decide_and_say_so(studies: Any, tmp_path: 
     assert advice.best.probability is None
     assert advice.after_choice is None
     assert "does not exist" in (advice.unsure or "")
+
+
+def test_data_out_of_reach_are_as_if_they_were_not_there(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(source: DataSource) -> None:
+        raise OutOfReachError(f"'{source.root}' cannot be reached")
+
+    monkeypatch.setattr(DataSource, "open", away)
+    advice = advice_on(folder, 15.0)
+    assert advice.after_choice is None
+    assert "cannot be reached" in (advice.unsure or "")
 
 
 # ---- on data of one's own -----------------------------------------------------------------------------------

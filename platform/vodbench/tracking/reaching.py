@@ -14,7 +14,7 @@ from contextlib import closing
 from typing import TypeVar
 from urllib.parse import SplitResult, urlsplit
 
-from vodbench.errors import UserError
+from vodbench.errors import OneLineError, UserError
 from vodbench.redaction import HIDDEN, redact, redact_line
 from vodbench.storage import make_folder_of
 
@@ -88,11 +88,11 @@ def unreachable(uri: str, reason: str, what: str = TRACKING) -> UserError:
 
 
 def problem_of(error: Exception, uri: str) -> str:
-    """What a library raised, on a line without secrets; a ``UserError`` as it is.
+    """What a library raised, on a line without secrets; a ``OneLineError`` as it is.
 
     Where the system refused the connection, libraries tell how often they tried first: only the refusal is said.
     """
-    if isinstance(error, UserError):
+    if isinstance(error, OneLineError):
         return str(error)
     cause: BaseException | None = error
     while cause is not None:

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
-from vodbench.errors import UserError
+from vodbench.errors import OneLineError
 from vodbench.front.hypervolume import Step
 from vodbench.records import TrialRecord
 from vodbench.redaction import redact
@@ -132,7 +132,7 @@ def sync(folder: StudyFolder, records: Iterable[TrialRecord], uri: str, kind: Ki
         destination = kind.open(uri, folder)
         delivered = destination.deliver_all(known)
         destination.finish(known, complete=True)
-    except UserError:
+    except OneLineError:
         raise
     except Exception as error:  # noqa: BLE001 - MLflow, databases and HTTP each raise their own
         refused = login_refused(error, uri)
