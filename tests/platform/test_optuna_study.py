@@ -101,6 +101,13 @@ def test_two_sweeps_of_one_study_are_two_studies(folder: StudyFolder, url: str, 
     assert [t.params["rdn.T"] for t in trials(folder, url) + trials(other, url)] == [1, 4]
 
 
+def test_a_sweep_that_was_ended_is_not_complete(folder: StudyFolder, url: str) -> None:
+    sync(folder, [record(1)], url, OPTUNA_STUDY)
+    Recorder(url, folder, pytest.fail, OPTUNA_STUDY).stop()
+    assert optuna.load_study(study_name=study_name(folder), storage=url).user_attrs["complete"] is False
+    assert len(trials(folder, url)) == 1
+
+
 def test_a_database_that_is_lost_on_the_way_costs_one_warning(
     folder: StudyFolder, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

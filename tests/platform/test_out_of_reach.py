@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import pickle
 import shutil
@@ -38,6 +39,9 @@ from vodbench.sweeps.folder import StudyFolder
 from vodbench.sweeps.running import plan_sweep, run_sweep
 from vodbench.sweeps.steps import OnProgress, TrialContext, TrialJob
 from vodbench.sweeps.trial import run_trial
+from vodbench.tracking import recorder
+from vodbench.tracking.delivery import Delivery
+from vodbench.tracking.server import connect
 from vodbench.training.run_folder import check_run_folder
 from vodbench_datasets.clips.pipeline import _FrameJob, _read_run
 from vodbench_datasets.clips.runs import frame_runs
@@ -291,6 +295,9 @@ class Recorder:
     def finish(self, records: object, *, complete: bool) -> bool:
         return True
 
+    def stop(self) -> None:
+        pass
+
 
 def spec_of(name: str) -> MethodSpec:
     unused: Any = None
@@ -327,15 +334,17 @@ def _planted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tuning, "run_tune", tune_here)
 
 
-def sweep(folder: str, steps: Steps) -> list[TrialRecord]:
+def sweep(
+    folder: str, steps: Steps, tracking: str = "sqlite:////unused", console: Console | None = None
+) -> list[TrialRecord]:
     values = {
         "name": "s",
         "title": "t",
         "data": {"root": "away://data"},
         "methods": [{"method": "m", "knobs": {"T": [1, 2, 4]}}],
     }
-    plan = plan_sweep(parse_study(values, "s"), folder, tracking_uri="sqlite:////unused", steps=steps)  # type: ignore[arg-type]
-    return run_sweep(plan, Console(quiet=True)).records
+    plan = plan_sweep(parse_study(values, "s"), folder, tracking_uri=tracking, steps=steps)  # type: ignore[arg-type]
+    return run_sweep(plan, console or Console(quiet=True)).records
 
 
 @pytest.mark.usefixtures("_planted")
@@ -359,3 +368,69 @@ def test_an_outage_that_begins_anywhere_ends_a_sweep_that_then_continues(
         done = {name for name, record in kept.items() if record["status"] == "complete"}
         assert not done & set(after.finished), f"after {left} operations: a finished trial ran again"
         assert len(after.finished) == 3 - len(done)
+
+
+class Connected(recorder.Recorder):
+    """Has its runs in MLflow before the first trial begins."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._thread.submit(lambda: None).result()
+
+
+@pytest.fixture
+def tracking(_planted: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """An MLflow that is there while the store is not."""
+    monkeypatch.setattr(running, "Recorder", Connected)
+    return f"sqlite:///{tmp_path}/mlflow.db"
+
+
+def run_status(tracking: str) -> str:
+    """Of the sweep's run."""
+    client = connect(tracking)
+    (experiment,) = (e for e in client.search_experiments() if e.name == "s")
+    (run,) = client.search_runs([experiment.experiment_id], "tags.`vodbench.role` = 'sweep'")
+    return str(run.info.status)
+
+
+@pytest.mark.parametrize("when", ["in a trial", "at the end"])
+def test_an_outage_of_the_store_ends_the_run_of_the_sweep(
+    when: str, store: Callable[..., None], tracking: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Outage(Steps):
+        def evaluate(self, job: TrialJob, context: TrialContext) -> Accuracy:
+            if when == "in a trial" and self.finished:
+                store(0)
+            return super().evaluate(job, context)
+
+    steps = Outage()
+    with monkeypatch.context() as patch:
+        if when == "at the end":
+            patch.setattr(running, "draw_front", lambda folder: store(0))
+        with pytest.raises(OutOfReachError, match="'away://run"):
+            sweep("away://run", steps, tracking)
+    assert steps.finished
+    assert run_status(tracking) == "KILLED"
+    store()
+    sweep("away://run", Steps(), tracking)
+    assert run_status(tracking) == "FINISHED"
+
+
+def test_with_mlflow_away_too_the_store_is_what_ends_the_sweep(
+    store: Callable[..., None], tracking: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(delivery: Delivery) -> None:
+        raise ConnectionError("refused")
+
+    class Outage(Steps):
+        def train(self, *_: Any) -> str:
+            store(0)
+            return super().train(*_)
+
+    monkeypatch.setattr(Delivery, "stop", away)
+    console = Console(file=io.StringIO(), width=1000)
+    with pytest.raises(OutOfReachError, match="'away://run"):
+        sweep("away://run", Outage(), tracking, console)
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    (said,) = (line for line in lines if "MLflow" in line)
+    assert said == "warning: MLflow does not take results: ConnectionError: refused; results stay on disk"

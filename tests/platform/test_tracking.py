@@ -6,6 +6,7 @@ import dataclasses
 import re
 import shutil
 import socket
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -264,6 +265,31 @@ def test_what_was_missed_goes_out_at_the_end(folder: StudyFolder, monkeypatch: p
     assert recorder.finish([record(1), record(2)], complete=False)
     assert len(runs(folder)) == 2
     assert runs(folder, "sweep")[0].info.status == "KILLED"
+
+
+def test_what_fails_just_before_the_end_does_not_hold_back_the_rest(
+    folder: StudyFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorder = Recorder(uri(folder), folder, lambda text: None)
+    ends, tried, deliver, submit = threading.Event(), list[str](), Delivery.deliver, recorder._thread.submit
+
+    def down_once(delivery: Delivery, record: TrialRecord) -> bool:
+        tried.append(record.fingerprint)
+        if len(tried) == 1:
+            raise ConnectionError("refused")
+        return deliver(delivery, record)
+
+    def submitted(*work: Any) -> Any:
+        future = submit(*work)
+        ends.set()
+        return future
+
+    monkeypatch.setattr(Delivery, "deliver", down_once)
+    submit(ends.wait)
+    recorder.deliver(record(1))
+    monkeypatch.setattr(recorder._thread, "submit", submitted)
+    assert recorder.finish([record(1), record(2)], complete=True)
+    assert tried == ["trial1", "trial1", "trial2"]
 
 
 @pytest.mark.parametrize("scheme", ["http", "postgresql+psycopg2"])

@@ -85,6 +85,10 @@ class OptunaStudy:
         """Say whether the sweep is complete."""
         self._optuna.set_user_attr("complete", complete)
 
+    def stop(self) -> None:
+        """The sweep is not complete."""
+        self._optuna.set_user_attr("complete", False)
+
     def _open(self) -> optuna.Study:
         import optuna
 
