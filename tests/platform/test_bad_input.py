@@ -129,14 +129,6 @@ def test_a_checkpoint_of_another_method(run: Run, tree: Path, tmp_path: Path) ->
     refused(run("evaluate", "--run", str(tmp_path / "foreign.pt"), "--data", str(tree)), "foreign.pt")
 
 
-def test_an_unreachable_tracking_server(run: Run, tree: Path, tmp_path: Path, refusing_port: int) -> None:
-    out = tmp_path / "out"
-    address = f"127.0.0.1:{refusing_port}"
-    words = ("sweep", "demo", "--data", str(tree), "--out", str(out), "--tracking", f"http://{address}")
-    refused(run(*words), address)
-    assert not out.exists()
-
-
 def test_an_output_folder_of_another_study(run: Run, tree: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()

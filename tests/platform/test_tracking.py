@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from vodbench.errors import UserError
+from vodbench.errors import OutOfReachError, UserError
 from vodbench.front.hypervolume import write_history
 from vodbench.records import Accuracy, Runtime, TrialRecord
 from vodbench.studies import parse_study
@@ -298,7 +298,7 @@ def test_an_unreachable_server_is_one_line_before_mlflow_tries_it_without_its_pa
 ) -> None:
     """MLflow would try for minutes."""
     monkeypatch.setattr("vodbench.tracking.server._answering_client", None)
-    with pytest.raises(UserError) as error:
+    with pytest.raises(OutOfReachError) as error:
         connect(f"{scheme}://ann:hunter2@127.0.0.1:{refusing_port}/db")
     message = str(error.value)
     assert f"{scheme}://ann:***@127.0.0.1:{refusing_port}/db' cannot be reached" in message
@@ -311,7 +311,7 @@ def test_a_server_that_accepts_and_never_answers_is_given_up(monkeypatch: pytest
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
-        with pytest.raises(UserError, match="no answer in 1 s"):
+        with pytest.raises(OutOfReachError, match="no answer in 1 s"):
             connect(f"http://127.0.0.1:{silent.getsockname()[1]}")
 
 

@@ -142,7 +142,7 @@ class Recorder:
 
 
 def sync(folder: StudyFolder, records: Iterable[TrialRecord], uri: str, kind: Kind = MLFLOW) -> int:
-    """Deliver a study folder now; how many trials were missing. ``UserError`` when the server does not take them."""
+    """Deliver a study folder now; how many trials were missing. ``unreachable`` says why it does not take them."""
     known = list(records)
     try:
         destination = kind.open(uri, folder)
@@ -151,6 +151,5 @@ def sync(folder: StudyFolder, records: Iterable[TrialRecord], uri: str, kind: Ki
     except OneLineError:
         raise
     except Exception as error:  # noqa: BLE001 - MLflow, databases and HTTP each raise their own
-        refused = login_refused(error, uri)
-        raise refused or unreachable(uri, problem_of(error, uri), kind.what) from None
+        raise unreachable(uri, error, kind.what) from None
     return delivered
