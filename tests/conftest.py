@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -44,6 +46,7 @@ if IN_MEMORY is not None:
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", IN_MEMORY)  # of ``tmp_path``
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(REPOSITORY / "tests" / "support"))
 
 
 LONGEST = ("servers", "faults")  # they share the port of the S3 server: never two at a time
@@ -101,3 +104,21 @@ def refusing_port() -> Iterator[int]:
     with socket.socket() as deaf:
         deaf.bind(("127.0.0.1", 0))
         yield deaf.getsockname()[1]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
+    """Runs ``vodbench`` with these words in this process: a ``command_line.Run``."""
+    from command_line import Outcome
+
+    from vodbench import cli
+
+    def call(*words: str) -> Outcome:
+        capsys.readouterr()  # what was printed before it is not the command's
+        monkeypatch.setattr(sys, "argv", ["vodbench", *words])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        assert isinstance(end.value.code, int)
+        return Outcome(end.value.code, *capsys.readouterr())
+
+    return call

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import signal
 import sys
 import threading
 import warnings
@@ -74,6 +75,7 @@ def start_ray(address: str | None = None, num_cpus: int | None = None, *, dashbo
             from vodbench.joining import join
 
             join(address, worker_runtime_env())
+    _end_in_order()
     _quiet_loggers()
 
 
@@ -159,6 +161,15 @@ def _in_lasting_thread(start: Callable[[], None]) -> None:
 
     threading.Thread(target=run, name="ray-owner", daemon=True).start()
     started.result()
+
+
+def _end_in_order() -> None:
+    """What asks this process to end (a scheduler, a pod that is moved) interrupts it as Ctrl-C does.
+
+    Ray's handler prints the stack of its C++ parts, and aborts 3 s later in the middle of what ends a sweep.
+    """
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def _quiet_loggers() -> None:

@@ -7,25 +7,31 @@ import re
 from collections.abc import Iterable
 
 
-class UserError(ValueError):
-    """Something the user gave cannot be used.
-
-    The message is one line: what was given, what is accepted, what to do. The command line prints it without a
-    traceback and exits with status 2. Raise it before any work starts and before anything is written.
-    """
+class OneLineError(Exception):
+    """Its message is one line that says all: what was met, what to do. Printed without a traceback."""
 
     def __init__(self, message: str = "") -> None:
         super().__init__(_BREAK.sub(" ", message.strip()))  # what it quotes of a library's error may have several
+
+
+class UserError(OneLineError, ValueError):
+    """Something the user gave cannot be used, such as a damaged file.
+
+    The message: what was given, what is accepted, what to do. The command line exits with status 2. Raise it before any
+    work starts and before anything is written.
+    """
 
 
 class InterruptedWorkError(RuntimeError):
     """Work was ended by what happened around it, such as processes that were killed: it may be tried again as it is."""
 
 
-class OutOfReachError(UserError, InterruptedWorkError):
+class OutOfReachError(OneLineError, InterruptedWorkError):
     """A store did not answer, or not as it should: a wrong address, or an outage that may pass.
 
-    A type, because what an error came from is lost on its way from one process to another.
+    It says nothing of what is stored, so it is no ``UserError`` and no ``ValueError``: who makes damaged files again
+    must not take it for damage. The command line exits with status 1. A type, because what an error came from is lost
+    on its way from one process to another.
     """
 
 

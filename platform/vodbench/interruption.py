@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterator
 
-from vodbench.errors import InterruptedWorkError, UserError
+from vodbench.errors import InterruptedWorkError, OneLineError
 from vodbench.redaction import redact_line
 
 # What a system, and s3fs for a store's own errors (503: busy, 500: I/O), say of something that may pass.
@@ -66,15 +66,15 @@ def from_outside(error: BaseException) -> bool:
 
 
 def reason_of(error: BaseException) -> str:
-    """One line that says why, without secrets: a ``UserError`` as it is, anything else with its type.
+    """One line that says why, without secrets: a ``OneLineError`` as it is, anything else with its type.
 
     Ray wraps what a worker raised; the innermost cause is what happened.
     """
     cause = getattr(error, "cause", None) or error.__cause__
-    if isinstance(cause, BaseException) and not isinstance(error, UserError):
+    if isinstance(cause, BaseException) and not isinstance(error, OneLineError):
         return reason_of(cause)
     text = redact_line(str(error)) or "no message"
-    line = text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"
+    line = text if isinstance(error, OneLineError) else f"{type(error).__name__}: {text}"
     return line if len(line) <= _REASON_LENGTH else line[: _REASON_LENGTH - 1] + "…"
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from vodbench.errors import OutOfReachError, UserError
+from vodbench.errors import OneLineError, OutOfReachError, UserError
 from vodbench.interruption import from_outside
 from vodbench.redaction import redact, refuse_address
 
@@ -26,8 +26,8 @@ _TORN = re.compile(r".+\.[0-9a-f]{32}\.tmp")
 def filesystem(url: str) -> tuple[Any, str]:
     """(fsspec file system, path inside it) of a local path or URL.
 
-    ``UserError`` for an empty name, for a scheme nobody implements, for an address with a password in it, and for a
-    server that cannot be reached, which some file systems (FTP, SFTP) try at once.
+    ``UserError`` for an empty name, for a scheme nobody implements, and for an address with a password in it;
+    ``OutOfReachError`` for a server that does not answer, which some file systems (FTP, SFTP) try at once.
     """
     if not url:
         raise _nameless()
@@ -39,9 +39,7 @@ def filesystem(url: str) -> tuple[Any, str]:
             f"'{url}' cannot be opened: {error}; give a local path or an s3://, gs://, az:// or memory:// URL"
         ) from error
     except OSError as error:
-        raise UserError(
-            f"'{url}' cannot be reached ({redact(str(error))}); check the address and the network"
-        ) from error
+        raise out_of_reach(url, error) from error
     return fs, path
 
 
@@ -58,14 +56,14 @@ def join(root: str, *parts: str) -> str:
 
 @contextmanager
 def reaching(url: str) -> Iterator[None]:
-    """What a store refuses as a ``UserError``: every object store raises errors of its own.
+    """What a store refuses as a ``UserError``, or an ``OutOfReachError`` where it may answer the next time.
 
-    An ``OutOfReachError`` where it may answer the next time. Other ``OSError``s pass: they say enough.
+    Every object store raises errors of its own. Other ``OSError``s pass: they say enough.
     """
     try:
         yield
     except Exception as error:
-        if isinstance(error, UserError):
+        if isinstance(error, OneLineError):
             raise
         if from_outside(error):
             raise out_of_reach(url, error) from error

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -56,14 +55,6 @@ def secrets(render: Render, tmp_path_factory: pytest.TempPathFactory) -> dict[st
 
 
 @pytest.fixture
-def refusing_port() -> Iterator[int]:
-    """A port of 127.0.0.1 that refuses, and that nobody else can take meanwhile: bound, and not listening."""
-    with socket.socket() as deaf:
-        deaf.bind(("127.0.0.1", 0))
-        yield deaf.getsockname()[1]
-
-
-@pytest.fixture
 def cluster(schemas: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """A stand-in for a cluster's API server, in the context "here"."""
     from k8s_launch import kubeconfig
@@ -81,16 +72,6 @@ def cluster(schemas: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> It
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    """(status, stdout, stderr) of a ``vodbench launch``."""
-    from vodbench.cli import main
-
-    def call(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["vodbench", "launch", *words])
-        with pytest.raises(SystemExit) as end:
-            main()
-        printed = capsys.readouterr()
-        assert isinstance(end.value.code, int)
-        return end.value.code, printed.out, printed.err
-
-    return call
+def run(run: Callable[..., Any]) -> Callable[..., Any]:
+    """Of ``vodbench launch``."""
+    return partial(run, "launch")

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 import yaml
-from k8s_launch import CLUSTER, NAME, PARTS, ROOT, Run, refused
+from command_line import Run, refused
+from k8s_launch import CLUSTER, NAME, PARTS, ROOT
 from k8s_stand_in import FAILS, Cluster
 
 from vodbench.launch import on_kubernetes

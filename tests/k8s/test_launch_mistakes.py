@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 import yaml
-from k8s_launch import CLUSTER, NAME, Run, kubeconfig, refused
+from command_line import Run, refused
+from k8s_launch import CLUSTER, NAME, kubeconfig
 from k8s_stand_in import Cluster
 
 from vodbench.cli import main

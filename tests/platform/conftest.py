@@ -141,9 +141,9 @@ comparisons:
 
 @dataclass(frozen=True)
 class LittleSweep:
-    """A real sweep as a user runs it, by ``command``, in folder ``out``; ``study`` has the data that it generated."""
+    """A real sweep as a user runs it, with ``words``, in folder ``out``; ``study`` has the data that it generated."""
 
-    command: list[str]
+    words: list[str]
     out: Path
     study: Study
     printed: str
@@ -160,15 +160,15 @@ def little_sweep(tmp_path_factory: pytest.TempPathFactory) -> LittleSweep:
     folder = tmp_path_factory.mktemp("little")
     file, out = folder / "study.yaml", folder / "out"
     file.write_text(LITTLE)
-    command = ["vodbench", "study", "gains", str(file), "--scale", "small", "--out", str(out), "--json"]
+    words = ["study", "gains", str(file), "--scale", "small", "--out", str(out), "--json"]
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(io.StringIO()) as printed:
-        patch.setattr("sys.argv", command)
+        patch.setattr("sys.argv", ["vodbench", *words])
         with pytest.raises(SystemExit) as done:
             cli.main()
     stop_ray()  # a command leaves that to the end of its process
     assert done.value.code == 0
     study = load_study(str(file), {"data.root": str(out / "data" / "shards")}, "small")
-    return LittleSweep(command, out, study, printed.getvalue())
+    return LittleSweep(words, out, study, printed.getvalue())
 
 
 @pytest.fixture(scope="session")

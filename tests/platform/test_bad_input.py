@@ -8,33 +8,15 @@ from __future__ import annotations
 import json
 import shlex
 import shutil
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import fsspec
 import pytest
+from command_line import Run, refused
 
-from vodbench.cli import COMMANDS, main
+from vodbench.cli import COMMANDS
 from vodbench_datasets.generated import generate
 from vodbench_datasets.generated.config import GeneratorConfig
-
-Run = Callable[..., tuple[int, str]]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    def call(*words: str) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["vodbench", *words])
-        try:
-            main()
-        except SystemExit as end:
-            status = end.code
-        printed = capsys.readouterr()
-        assert isinstance(status, int)
-        return status, printed.err
-
-    return call
 
 
 @pytest.fixture(scope="module")
@@ -47,16 +29,6 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def damaged(tree: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(tree, tmp_path / "damaged"))
-
-
-def refused(outcome: tuple[int, str], *words: str) -> None:
-    status, printed = outcome
-    lines = [line for line in printed.splitlines() if line.startswith("error:")]
-    assert status == 2, printed
-    assert len(lines) == 1, printed
-    assert "Traceback" not in printed
-    for word in words:
-        assert word in lines[0], lines[0]
 
 
 def annotation(root: Path) -> Path:
@@ -157,14 +129,6 @@ def test_a_checkpoint_of_another_method(run: Run, tree: Path, tmp_path: Path) ->
     refused(run("evaluate", "--run", str(tmp_path / "foreign.pt"), "--data", str(tree)), "foreign.pt")
 
 
-def test_an_unreachable_tracking_server(run: Run, tree: Path, tmp_path: Path, refusing_port: int) -> None:
-    out = tmp_path / "out"
-    address = f"127.0.0.1:{refusing_port}"
-    words = ("sweep", "demo", "--data", str(tree), "--out", str(out), "--tracking", f"http://{address}")
-    refused(run(*words), address)
-    assert not out.exists()
-
-
 def test_an_output_folder_of_another_study(run: Run, tree: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
@@ -195,14 +159,9 @@ def test_names_that_are_not_there(
 
 
 @pytest.mark.parametrize("command", list(COMMANDS))
-def test_every_help_ends_with_an_example(
-    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(sys, "argv", ["vodbench", command, "--help"])
-    with pytest.raises(SystemExit) as end:
-        main()
-    assert end.value.code == 0
-    printed = capsys.readouterr().out
+def test_every_help_ends_with_an_example(command: str, run: Run) -> None:
+    status, printed, _ = run(command, "--help")
+    assert status == 0
     assert f"vodbench {command}" in printed.partition("Example")[2]
 
 
@@ -363,17 +322,12 @@ def test_a_store_that_refuses_is_one_line(run: Run, place: Path, monkeypatch: py
         refused(run(*words.split()), "memory://b/x", "cannot be reached", "NoCredentialsError", "credentials")
 
 
-def test_a_group_without_a_command_shows_its_help(
-    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_group_without_a_command_shows_its_help(run: Run) -> None:
     for words in ([], ["data"], ["bench"]):
-        monkeypatch.setattr(sys, "argv", ["vodbench", *words])
-        with pytest.raises(SystemExit) as end:
-            main()
-        assert end.value.code == 2
-        printed = "".join(capfd.readouterr())
-        assert "Usage: vodbench" in printed
-        assert "error:" not in printed
+        status, out, err = run(*words)
+        assert status == 2
+        assert "Usage: vodbench" in out + err
+        assert "error:" not in out + err
 
 
 def _untrained(folder: Path) -> None:

@@ -8,23 +8,19 @@ import shutil
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
-
-from vodbench.cli import main
+from command_line import Run, refused
 
 SMALL = ["--snippets", "2", "--val-snippets", "1", "--frames", "5", "--size", "64"]
 
 
-def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    """(exit status, stdout, stderr) of ``vodbench data ...``."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["vodbench", "data", *arguments])
-        with pytest.raises(SystemExit) as exited:
-            main()
-    out, err = capsys.readouterr()
-    return int(exited.value.code or 0), out, err
+@pytest.fixture
+def run(run: Run) -> Run:
+    """Of ``vodbench data``."""
+    return partial(run, "data")
 
 
 @pytest.fixture(scope="module")
@@ -38,16 +34,16 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("command", ["describe", "generate", "shard", "verify"])
-def test_help_ends_with_an_example(capsys: pytest.CaptureFixture[str], command: str) -> None:
-    status, out, _ = call(capsys, command, "--help")
+def test_help_ends_with_an_example(run: Run, command: str) -> None:
+    status, out, _ = run(command, "--help")
     assert status == 0
     assert f"vodbench data {command} " in out.partition("Example:")[2]
 
 
-def test_describe_says_the_same_of_a_tree_and_its_shards(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_describe_says_the_same_of_a_tree_and_its_shards(made: Path, run: Run) -> None:
     facts = []
     for folder in ("tree", "shards"):
-        status, out, err = call(capsys, "describe", str(made / folder), "--json")
+        status, out, err = run("describe", str(made / folder), "--json")
         assert status == 0
         assert err.startswith("data describe  revision ")
         facts.append(json.loads(out.splitlines()[-1]))
@@ -59,18 +55,18 @@ def test_describe_says_the_same_of_a_tree_and_its_shards(made: Path, capsys: pyt
     assert sum(train["boxes_per_class"].values()) == train["boxes"]
 
 
-def test_describe_prints_a_table(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    status, out, _ = call(capsys, "describe", str(made / "tree"), "--split", "val")
+def test_describe_prints_a_table(made: Path, run: Run) -> None:
+    status, out, _ = run("describe", str(made / "tree"), "--split", "val")
     assert status == 0
     assert out.split()[:3] == ["val", "snippets", "1"]
     assert "boxes per class" in out
 
 
-def test_verify_reports_and_exits_with_1(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert call(capsys, "verify", str(made / "shards"))[:2] == (0, "")
+def test_verify_reports_and_exits_with_1(made: Path, tmp_path: Path, run: Run) -> None:
+    assert run("verify", str(made / "shards"))[:2] == (0, "")
     copy = Path(shutil.copytree(made / "shards", tmp_path / "shards"))
     (copy / "val-00000.parquet").unlink()
-    status, out, _ = call(capsys, "verify", str(copy), "--json")
+    status, out, _ = run("verify", str(copy), "--json")
     problem = "val-00000.parquet: missing (5 frames of 1 snippets)"
     assert status == 1
     assert out.splitlines()[0] == problem
@@ -106,19 +102,16 @@ def test_verify_reports_and_exits_with_1(made: Path, tmp_path: Path, capsys: pyt
     ],
 )
 def test_bad_input_is_one_line_and_writes_nothing(
-    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+    made: Path, tmp_path: Path, run: Run, arguments: list[str], message: str
 ) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "notes.txt").touch()
     before = sorted(path for root in (made, tmp_path) for path in root.rglob("*"))
-    status, out, err = call(capsys, *[argument.format(tmp=tmp_path, made=made) for argument in arguments])
-    assert status == 2
-    assert out == ""
-    errors = [line for line in err.splitlines() if line.startswith("error:")]
-    assert len(errors) == 1, err
-    assert message in errors[0]
-    assert err.splitlines()[-1] == errors[0]
+    outcome = run(*[argument.format(tmp=tmp_path, made=made) for argument in arguments])
+    refused(outcome, message)
+    assert outcome.out == ""
+    assert outcome.err.splitlines()[-1].startswith("error:")
     assert sorted(path for root in (made, tmp_path) for path in root.rglob("*")) == before
 
 

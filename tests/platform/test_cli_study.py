@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 import yaml
+from command_line import Run
 
-from vodbench.cli import app, main
+from vodbench.cli import app
 from vodbench.errors import UserError
 
 STUDY: dict[str, Any] = {
@@ -40,9 +41,7 @@ def study(tmp_path: Path) -> str:
 
 
 @pytest.mark.slow
-def test_gains_generate_sweep_compare_and_continue(
-    little_sweep: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_gains_generate_sweep_compare_and_continue(little_sweep: Any, run: Run) -> None:
     figures, out = little_sweep.figures, little_sweep.out
     expected = ["rdn - basic", "rdn: T = 2 - T = 1", "rdn: T = 3 - T = 1"]
     assert [gain["name"] for gain in figures["gains"]] == expected
@@ -52,11 +51,8 @@ def test_gains_generate_sweep_compare_and_continue(
     assert json.loads((out / "gains.json").read_text()) == figures["gains"]
     assert (out / "data" / "shards" / "index.json").is_file()
 
-    monkeypatch.setattr("sys.argv", little_sweep.command)
-    with pytest.raises(SystemExit) as done:
-        main()
-    assert done.value.code == 0
-    again = capsys.readouterr()
+    again = run(*little_sweep.words)
+    assert again.status == 0
     assert json.loads(again.out.splitlines()[-1]) == figures
     assert "training" not in again.err
 

@@ -14,7 +14,7 @@ import pytest
 import vodbench_methods
 from vodbench import registry
 from vodbench.data_source import DataSource
-from vodbench.errors import UserError, nearest
+from vodbench.errors import OutOfReachError, UserError, nearest
 from vodbench.fingerprint import fingerprint
 from vodbench.knobs import MethodConfig, knob
 from vodbench.records import Accuracy, TrialRecord
@@ -113,7 +113,7 @@ def test_a_scheme_nobody_implements_is_refused() -> None:
 
 def test_a_server_that_is_tried_at_once_and_refuses_is_an_error_of_one_line(refusing_port: int) -> None:
     """FTP's file system connects when it is made."""
-    with pytest.raises(UserError, match=r"cannot be reached \(.*\); check the address and the network"):
+    with pytest.raises(OutOfReachError, match=r"cannot be reached \(.*\); check the address and the network"):
         filesystem(f"ftp://127.0.0.1:{refusing_port}/file")
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import sys
 from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
@@ -12,9 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from command_line import Run
 from PIL import Image
 
-from vodbench.cli import main
 from vodbench.errors import UserError
 from vodbench.front.curves import curves
 from vodbench.front.joint import JointFront, joint_front, joint_json
@@ -218,14 +217,10 @@ def test_the_picture_is_a_png_with_something_on_it(runs: Path, studies: Any, pub
     assert len(np.unique(np.asarray(image.convert("L")))) > 10
 
 
-def test_the_command_draws_all_studies_on_one_plot(
-    runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(sys, "argv", ["vodbench", "front", "--studies", "table-t", "table-r", "--json"])
-    with pytest.raises(SystemExit) as end:
-        main()
-    assert end.value.code == 0
-    printed = json.loads(capsys.readouterr().out)
+def test_the_command_draws_all_studies_on_one_plot(runs: Path, run: Run) -> None:
+    status, out, _ = run("front", "--studies", "table-t", "table-r", "--json")
+    assert status == 0
+    printed = json.loads(out)
     assert printed == json.loads((runs / "runs" / "joint" / "front.json").read_text())
     assert printed == joint_json(front_of("table-t", "table-r"))
     assert sum(len(printed["groups"][0][kind]) for kind in ("front", "dominated")) == 6

@@ -4,14 +4,13 @@ missing or does not compare."""
 from __future__ import annotations
 
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from command_line import Run
 
-from vodbench.cli import main
 from vodbench.errors import UserError
 from vodbench.evaluation import compare, evaluate
 from vodbench.evaluation.bootstrap import interval
@@ -105,12 +104,8 @@ def test_studies_that_do_not_compare_are_refused_or_shown_apart(
 
 
 def test_the_command_writes_one_page_for_several_runs(
-    folders: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    folders: list[str], run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["vodbench", "report", *folders])
-    with pytest.raises(SystemExit) as end:
-        main()
-    assert end.value.code == 0
-    assert capsys.readouterr().out.strip() == "runs/joint/report.html"
+    assert run("report", *folders)[:2] == (0, "runs/joint/report.html\n")
     assert "2 studies on one front" in (tmp_path / "runs" / "joint" / "report.html").read_text()

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import socket
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
+from command_line import Run
 
-from vodbench.errors import UserError
+from vodbench.errors import OutOfReachError, UserError
 from vodbench.records import Accuracy, Runtime, TrialRecord
 from vodbench.studies import parse_study
 from vodbench.sweeps.folder import StudyFolder
+from vodbench.tracking import postgresql
 from vodbench.tracking.optuna_study import OptunaStudy, open_storage, study_name
 from vodbench.tracking.recorder import OPTUNA_STUDY, Recorder, sync
 
@@ -101,6 +104,13 @@ def test_two_sweeps_of_one_study_are_two_studies(folder: StudyFolder, url: str, 
     assert [t.params["rdn.T"] for t in trials(folder, url) + trials(other, url)] == [1, 4]
 
 
+def test_a_sweep_that_was_ended_is_not_complete(folder: StudyFolder, url: str) -> None:
+    sync(folder, [record(1)], url, OPTUNA_STUDY)
+    Recorder(url, folder, pytest.fail, OPTUNA_STUDY).stop()
+    assert optuna.load_study(study_name=study_name(folder), storage=url).user_attrs["complete"] is False
+    assert len(trials(folder, url)) == 1
+
+
 def test_a_database_that_is_lost_on_the_way_costs_one_warning(
     folder: StudyFolder, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -116,9 +126,7 @@ def test_a_database_that_is_lost_on_the_way_costs_one_warning(
         patch.setattr(OptunaStudy, "deliver", lost)
         recorder.deliver(record(2))
         recorder._thread.submit(lambda: None).result()
-    assert warnings == [
-        "Optuna's storage does not take results: ConnectionError: gone; the sweep goes on, results stay on disk"
-    ]
+    assert warnings == ["Optuna's storage does not take results: gone; the sweep goes on, results stay on disk"]
     assert recorder.finish([record(1), record(2)], complete=True)
     assert [t.params["rdn.T"] for t in trials(folder, url)] == [1, 2]
 
@@ -138,7 +146,7 @@ def test_an_address_of_no_database_is_refused(address: str, said: str) -> None:
 
 
 def test_a_database_that_refuses_is_one_line_without_its_password(refusing_port: int) -> None:
-    with pytest.raises(UserError) as error:
+    with pytest.raises(OutOfReachError) as error:
         open_storage(f"postgresql+psycopg2://ann:hunter2@127.0.0.1:{refusing_port}/optuna")
     message = str(error.value)
     assert (
@@ -146,3 +154,18 @@ def test_a_database_that_refuses_is_one_line_without_its_password(refusing_port:
     )
     assert "correct --optuna-storage" in message
     assert "hunter2" not in message
+
+
+def test_a_database_that_accepts_and_never_answers_is_given_up(
+    folder: StudyFolder, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("psycopg2", reason="needs the package psycopg2-binary")
+    monkeypatch.setattr(postgresql, "SILENCE_SECONDS", 1.0)
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        url = f"postgresql+psycopg2://127.0.0.1:{silent.getsockname()[1]}/optuna"
+        status, _, said = run("sync", folder.url, "--optuna-storage", url)
+    assert status == 1
+    assert f"error: Optuna storage '{url}' cannot be reached (no answer in 1 s); start it" in said.splitlines()[-1]
+    assert "Traceback" not in said

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import pickle
 import shutil
@@ -16,12 +17,13 @@ import aiohttp
 import botocore.exceptions
 import fsspec
 import pytest
+from command_line import Run
 from fsspec.exceptions import FSTimeoutError
 from fsspec.implementations.dirfs import DirFileSystem
 from fsspec.registry import _registry
 from rich.console import Console
 
-import vodbench.cli
+from vodbench.checkpoints import resolve_run
 from vodbench.data_source import DataSource
 from vodbench.errors import OutOfReachError, UserError
 from vodbench.interruption import from_outside
@@ -33,12 +35,19 @@ from vodbench.streaming.parts import finished
 from vodbench.studies import parse_study, space
 from vodbench.sweeps import plan as planning
 from vodbench.sweeps import running, tuning
+from vodbench.sweeps.folder import StudyFolder
 from vodbench.sweeps.running import plan_sweep, run_sweep
 from vodbench.sweeps.steps import OnProgress, TrialContext, TrialJob
 from vodbench.sweeps.trial import run_trial
+from vodbench.tracking import recorder
+from vodbench.tracking.delivery import Delivery
+from vodbench.tracking.server import connect
+from vodbench.training.run_folder import check_run_folder
 from vodbench_datasets.clips.pipeline import _FrameJob, _read_run
 from vodbench_datasets.clips.runs import frame_runs
 from vodbench_datasets.generated import GeneratorConfig, generate
+from vodbench_datasets.shards.destination import claim
+from vodbench_datasets.shards.layout import read_index
 from vodbench_datasets.shards.write import write_shards
 
 ERRORS: Sequence[Exception] = [
@@ -90,15 +99,6 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None
     return leave
 
 
-def said(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *words: str) -> tuple[int, str]:
-    """(exit status, standard error) of a command."""
-    monkeypatch.setattr(sys, "argv", ["vodbench", *words])
-    with pytest.raises(SystemExit) as ended:
-        vodbench.cli.main()
-    assert isinstance(ended.value.code, int)
-    return ended.value.code, capsys.readouterr().err
-
-
 @pytest.mark.parametrize(
     "words",
     [
@@ -115,16 +115,11 @@ def said(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *w
 )
 @of_each_kind
 def test_a_command_names_what_is_out_of_reach_on_one_line(
-    words: str,
-    error: Exception,
-    store: Callable[..., None],
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
+    words: str, error: Exception, store: Callable[..., None], run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
     store(0, error)
-    status, text = said(capsys, monkeypatch, *words.split())
+    status, _, text = run(*words.split())
     assert status == 1
     assert "Traceback" not in text
     line = text.strip().splitlines()[-1]
@@ -144,7 +139,6 @@ def test_what_is_out_of_reach_stays_so_in_other_processes(error: Exception, stor
         sent = pickle.loads(pickle.dumps(caught.value))
         assert sent.__cause__ is None
         assert from_outside(sent)
-        assert isinstance(sent, UserError)
 
 
 def test_what_is_not_there_is_not_out_of_reach(store: Callable[..., None]) -> None:
@@ -198,6 +192,31 @@ def test_a_shard_out_of_reach_is_not_a_damaged_one(
     for read in (lambda: dataset.read("val", info.id), lambda: _read_run(_FrameJob(dataset, "val"), runs[0])):
         with pytest.raises(OutOfReachError, match=r"'away://shards/.*' cannot be reached"):
             read()
+
+
+READERS: Sequence[tuple[str, Callable[[str], object]]] = [
+    ("trial.json", resolve_run),
+    ("run.json", resolve_run),
+    ("run.json", lambda folder: check_run_folder(folder, {})),
+    ("index.json", read_index),
+    ("index.json", lambda folder: claim(folder, "job")),
+    ("sweep.json", lambda folder: StudyFolder(folder).identity()),
+]
+
+
+@pytest.mark.parametrize(("name", "read"), READERS)
+def test_what_is_out_of_reach_is_not_said_to_be_damaged(
+    name: str, read: Callable[[str], object], store: Callable[..., None], tmp_path: Path
+) -> None:
+    """Such a file is advised to be deleted. The outage begins before each operation of reading it."""
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / name).write_text("{")
+    with pytest.raises(UserError, match=name):
+        read("away://folder")
+    for left in range(Store.asked):
+        store(left)
+        with pytest.raises(OutOfReachError):
+            read("away://folder")
 
 
 def test_detections_out_of_reach_are_not_made_again(store: Callable[..., None], tmp_path: Path) -> None:
@@ -276,6 +295,9 @@ class Recorder:
     def finish(self, records: object, *, complete: bool) -> bool:
         return True
 
+    def stop(self) -> None:
+        pass
+
 
 def spec_of(name: str) -> MethodSpec:
     unused: Any = None
@@ -312,15 +334,17 @@ def _planted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tuning, "run_tune", tune_here)
 
 
-def sweep(folder: str, steps: Steps) -> list[TrialRecord]:
+def sweep(
+    folder: str, steps: Steps, tracking: str = "sqlite:////unused", console: Console | None = None
+) -> list[TrialRecord]:
     values = {
         "name": "s",
         "title": "t",
         "data": {"root": "away://data"},
         "methods": [{"method": "m", "knobs": {"T": [1, 2, 4]}}],
     }
-    plan = plan_sweep(parse_study(values, "s"), folder, tracking_uri="sqlite:////unused", steps=steps)  # type: ignore[arg-type]
-    return run_sweep(plan, Console(quiet=True)).records
+    plan = plan_sweep(parse_study(values, "s"), folder, tracking_uri=tracking, steps=steps)  # type: ignore[arg-type]
+    return run_sweep(plan, console or Console(quiet=True)).records
 
 
 @pytest.mark.usefixtures("_planted")
@@ -344,3 +368,69 @@ def test_an_outage_that_begins_anywhere_ends_a_sweep_that_then_continues(
         done = {name for name, record in kept.items() if record["status"] == "complete"}
         assert not done & set(after.finished), f"after {left} operations: a finished trial ran again"
         assert len(after.finished) == 3 - len(done)
+
+
+class Connected(recorder.Recorder):
+    """Has its runs in MLflow before the first trial begins."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._thread.submit(lambda: None).result()
+
+
+@pytest.fixture
+def tracking(_planted: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """An MLflow that is there while the store is not."""
+    monkeypatch.setattr(running, "Recorder", Connected)
+    return f"sqlite:///{tmp_path}/mlflow.db"
+
+
+def run_status(tracking: str) -> str:
+    """Of the sweep's run."""
+    client = connect(tracking)
+    (experiment,) = (e for e in client.search_experiments() if e.name == "s")
+    (run,) = client.search_runs([experiment.experiment_id], "tags.`vodbench.role` = 'sweep'")
+    return str(run.info.status)
+
+
+@pytest.mark.parametrize("when", ["in a trial", "at the end"])
+def test_an_outage_of_the_store_ends_the_run_of_the_sweep(
+    when: str, store: Callable[..., None], tracking: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Outage(Steps):
+        def evaluate(self, job: TrialJob, context: TrialContext) -> Accuracy:
+            if when == "in a trial" and self.finished:
+                store(0)
+            return super().evaluate(job, context)
+
+    steps = Outage()
+    with monkeypatch.context() as patch:
+        if when == "at the end":
+            patch.setattr(running, "draw_front", lambda folder: store(0))
+        with pytest.raises(OutOfReachError, match="'away://run"):
+            sweep("away://run", steps, tracking)
+    assert steps.finished
+    assert run_status(tracking) == "KILLED"
+    store()
+    sweep("away://run", Steps(), tracking)
+    assert run_status(tracking) == "FINISHED"
+
+
+def test_with_mlflow_away_too_the_store_is_what_ends_the_sweep(
+    store: Callable[..., None], tracking: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(delivery: Delivery) -> None:
+        raise ConnectionError("refused")
+
+    class Outage(Steps):
+        def train(self, *_: Any) -> str:
+            store(0)
+            return super().train(*_)
+
+    monkeypatch.setattr(Delivery, "stop", away)
+    console = Console(file=io.StringIO(), width=1000)
+    with pytest.raises(OutOfReachError, match="'away://run"):
+        sweep("away://run", Outage(), tracking, console)
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    (said,) = (line for line in lines if "MLflow" in line)
+    assert said == "warning: MLflow does not take results: refused; results stay on disk"

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from command_line import Run, refused
 
-from vodbench import cli
 from vodbench.errors import UserError
 from vodbench.plan.costs import FrameRate, Rates, StageRate, load_rates, save_rates
 from vodbench.plan.data import video_of
@@ -37,14 +37,10 @@ def any_rates(study: Study, clip_s: float = 0.1, **settings: Any) -> Rates:
     )
 
 
-def planned(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str) -> tuple[int, str]:
-    """(exit status, what was said) of a ``vodbench plan``."""
-    monkeypatch.setattr(sys, "argv", ["vodbench", "plan", *arguments])
-    with pytest.raises(SystemExit) as exit_:
-        cli.main()
-    out, err = capsys.readouterr()
-    assert isinstance(exit_.value.code, int)
-    return exit_.value.code, out + err
+@pytest.fixture
+def run(run: Run) -> Run:
+    """Of ``vodbench plan``."""
+    return partial(run, "plan")
 
 
 # ---- the work of studies ------------------------------------------------------------------------------------
@@ -238,17 +234,10 @@ def rates_file(tmp_path: Path) -> str:
         (["rdn-table4", "--rates", "RATES", "--against", "nowhere", "--gpus", "8"], "no --gpus"),
     ],
 )
-def test_a_mistake_is_one_line(
-    arguments: list[str],
-    said: str,
-    rates_file: str,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    status, text = planned(capsys, monkeypatch, *[rates_file if a == "RATES" else a for a in arguments])
-    assert status == 2
-    assert said in text
-    assert len(text.strip().splitlines()) == 1
+def test_a_mistake_is_one_line(arguments: list[str], said: str, rates_file: str, run: Run) -> None:
+    outcome = run(*[rates_file if a == "RATES" else a for a in arguments])
+    refused(outcome, said)
+    assert len((outcome.out + outcome.err).splitlines()) == 1
 
 
 @pytest.mark.parametrize(
@@ -272,16 +261,14 @@ def test_a_method_without_a_rate_names_what_is_there() -> None:
         any_rates(load_study("rdn-table4")).frame("thp", method_spec("thp").config())
 
 
-def test_the_table_says_what_limits_and_what_it_costs(
-    rates_file: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_table_says_what_limits_and_what_it_costs(rates_file: str, run: Run) -> None:
     arguments = ["rdn-table4", "--rates", rates_file, "--gpus", "8,512", "--gpu-hour-price", "2", "--json"]
-    status, text = planned(capsys, monkeypatch, *arguments)
+    status, text, _ = run(*arguments)
     assert status == 0
     first, second = json.loads(text.strip().splitlines()[-1])["plans"]
     assert (first["gpus"], second["gpus"]) == (8, 512)
     assert first["cost"] == pytest.approx(2 * first["hours"]) == pytest.approx(2 * 8 * first["wall_s"] / 3600)
-    status, text = planned(capsys, monkeypatch, *arguments[:-1])
+    status, text, _ = run(*arguments[:-1])
     assert status == 0
     assert "limited by" in text
 
@@ -294,11 +281,9 @@ def test_an_empty_generated_split_is_an_error() -> None:
         video_of(study)
 
 
-def test_studies_are_named_by_patterns_too(
-    rates_file: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_studies_are_named_by_patterns_too(rates_file: str, run: Run) -> None:
     arguments = ["rdn-table[47]", "rdn-table4", "--rates", rates_file, "--gpus", "8,512", "--gpu-hour-price", "2"]
-    status, text = planned(capsys, monkeypatch, *arguments, "--markdown")
+    status, text, _ = run(*arguments, "--markdown")
     assert status == 0
     header, _, *rows = [line.strip("| ").split(" | ") for line in text.splitlines()]
     assert [row[0] for row in rows] == ["rdn-table4", "rdn-table7"]
@@ -307,5 +292,4 @@ def test_studies_are_named_by_patterns_too(
     assert (row["trainings"], row["settings"], row["GPUs used of 8 / 512"]) == ("2", "8", "8 / 32")
     for hours, cost in zip(row["GPU hours"].split(" / "), row["cost"].split(" / "), strict=True):
         assert float(cost.replace(",", "")) == pytest.approx(2 * float(hours.replace(",", "")), abs=1.1)
-    status, text = planned(capsys, monkeypatch, "rnd-*", "--rates", rates_file)
-    assert (status, "'rnd-*' matches no study" in text) == (2, True)
+    refused(run("rnd-*", "--rates", rates_file), "'rnd-*' matches no study")

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import re
 import shlex
-import sys
 from pathlib import Path
 
 import pytest
+from command_line import Run
 
-from vodbench import cli
 from vodbench.studies import load_study, matching_studies, shipped_studies
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -31,16 +30,6 @@ def split(words: list[str]) -> tuple[list[str], list[str]]:
     return words[2:first], words[first:]
 
 
-def planned(words: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The lines that a ``vodbench plan`` prints."""
-    monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(sys, "argv", words)
-    with pytest.raises(SystemExit) as done:
-        cli.main()
-    assert done.value.code == 0
-    return capsys.readouterr().out.splitlines()
-
-
 def test_every_study_of_the_papers_scale_has_its_row() -> None:
     named, _ = split(documented())
     papers = [name for name in shipped_studies() if load_study(name).preset == "paper"]
@@ -49,16 +38,19 @@ def test_every_study_of_the_papers_scale_has_its_row() -> None:
     assert re.findall(r"(?m)^\| ([a-z]\S+-\S+) \|", TEXT) == papers
 
 
-def test_a_row_is_what_the_command_says(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_row_is_what_the_command_says(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
     _, options = split(documented())
-    lines = planned(["vodbench", "plan", "rdn-table6", *options], capsys, monkeypatch)
+    status, table, _ = run("plan", "rdn-table6", *options)
+    lines = table.splitlines()
+    assert status == 0
     assert len(lines) == 3
     assert all(line in TEXT.splitlines() for line in lines)
 
 
 @pytest.mark.slow
-def test_the_table_is_what_the_command_says(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    lines = planned(documented(), capsys, monkeypatch)
-    assert "\n".join(lines) in TEXT
+def test_the_table_is_what_the_command_says(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    status, table, _ = run(*documented()[1:])
+    assert status == 0
+    assert table.strip() in TEXT

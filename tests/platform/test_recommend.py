@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from command_line import Run, refused
 
 from vodbench.checkpoints import Checkpoint, checkpoint_url, save_checkpoint
-from vodbench.cli import main
 from vodbench.data_source import DataSource
 from vodbench.detections import read_detections
-from vodbench.errors import UserError
+from vodbench.errors import OutOfReachError, UserError
 from vodbench.evaluation import compare, evaluate, truth_set
 from vodbench.evaluation.bootstrap import bootstrap_map, interval
 from vodbench.evaluation.matching import match
@@ -221,6 +220,16 @@ def test_without_the_data_the_records_decide_and_say_so(studies: Any, tmp_path: 
     assert "does not exist" in (advice.unsure or "")
 
 
+def test_data_out_of_reach_are_as_if_they_were_not_there(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(source: DataSource) -> None:
+        raise OutOfReachError(f"'{source.root}' cannot be reached")
+
+    monkeypatch.setattr(DataSource, "open", away)
+    advice = advice_on(folder, 15.0)
+    assert advice.after_choice is None
+    assert "cannot be reached" in (advice.unsure or "")
+
+
 # ---- on data of one's own -----------------------------------------------------------------------------------
 
 
@@ -334,22 +343,12 @@ def test_trials_that_cannot_be_used_do_not_stop_the_others(
 
 # ---- the command --------------------------------------------------------------------------------------------
 
-Run = Callable[..., tuple[int, str, str]]
-
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+def run(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Of ``vodbench recommend``."""
     monkeypatch.chdir(tmp_path)
-
-    def call(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["vodbench", "recommend", *words])
-        with pytest.raises(SystemExit) as end:
-            main()
-        printed = capsys.readouterr()
-        assert isinstance(end.value.code, int)
-        return end.value.code, printed.out, printed.err
-
-    return call
+    return partial(run, "recommend")
 
 
 def test_the_command_prints_and_gives_json(run: Run, folder: Path) -> None:
@@ -389,15 +388,9 @@ def test_the_command_judges_on_other_data(run: Run, trained: Path, own_video: st
     ],
 )
 def test_mistakes_are_one_line(run: Run, folder: Path, tmp_path: Path, words: list[str], said: str) -> None:
-    status, _, printed = run(str(folder), *words)
-    errors = [line for line in printed.splitlines() if line.startswith("error:")]
-    assert status == 2
-    assert len(errors) == 1
-    assert said in errors[0]
+    refused(run(str(folder), *words), said)
     assert not list(tmp_path.iterdir())
 
 
 def test_without_runs_there_is_nothing_to_recommend(run: Run) -> None:
-    status, _, printed = run("--budget-ms", "9")
-    assert status == 2
-    assert "'runs/*' matches no study folder" in printed
+    refused(run("--budget-ms", "9"), "'runs/*' matches no study folder")

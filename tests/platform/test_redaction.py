@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import Run
 
 import vodbench.cli
 from vodbench.errors import UserError
@@ -116,18 +116,13 @@ def test_what_a_trial_or_a_training_failed_of_holds_no_secret(tmp_path: Path, mo
     assert "planted-key" not in written
 
 
-def test_a_bug_of_ours_is_a_traceback_without_secrets(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_bug_of_ours_is_a_traceback_without_secrets(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(**_: Any) -> None:
         raise raised("GET http://ann:hunter2@host/x")
 
     monkeypatch.setattr(vodbench.cli, "app", broken)
-    monkeypatch.setattr(sys, "argv", ["vodbench", "methods"])
-    with pytest.raises(SystemExit) as end:
-        vodbench.cli.main()
-    said = capsys.readouterr().err
-    assert end.value.code == 1
+    status, _, said = run("methods")
+    assert status == 1
     assert said.startswith("Traceback (most recent call last):")
     assert "RuntimeError: GET http://ann:***@host/x" in said
     assert "hunter2" not in said

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import Run
 
-from vodbench.cli import main
 from vodbench.errors import UserError
 from vodbench.registry import table
 from vodbench.scaffold import write_package
@@ -124,14 +124,11 @@ def test_a_folder_with_something_in_it_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_the_command_writes_beside_and_says_what_is_next(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["vodbench", "new", "method", "my-own"])
-    with pytest.raises(SystemExit) as end:
-        main()
-    printed = capsys.readouterr()
-    assert end.value.code == 0
-    assert printed.out == "vodbench-my-own\n"
-    assert "pip install --editable vodbench-my-own" in printed.err
+    status, out, err = run("new", "method", "my-own")
+    assert status == 0
+    assert out == "vodbench-my-own\n"
+    assert "pip install --editable vodbench-my-own" in err
     assert (tmp_path / "vodbench-my-own" / "tests" / "test_my_own.py").exists()

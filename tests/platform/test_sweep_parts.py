@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import Run, refused
 
-from vodbench import cli
 from vodbench.data_source import DataSource
 from vodbench.errors import UserError
 from vodbench.interruption import reason_of
@@ -223,18 +223,11 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
         (["demo", "--data", "x", "--trials", "0"], "search.trials = 0"),
     ],
 )
-def test_bad_input_is_one_line_and_exit_2(
-    arguments: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_bad_input_is_one_line_and_exit_2(arguments: list[str], said: str, run: Run, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    given = [argument.format(tmp=tmp_path) for argument in arguments]
-    monkeypatch.setattr("sys.argv", ["vodbench", "sweep", *given, "--out", str(out)])
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert stop.value.code == 2
-    assert said in lines[-1]
-    assert len(lines) == 1
+    outcome = run("sweep", *[argument.format(tmp=tmp_path) for argument in arguments], "--out", str(out))
+    refused(outcome, said)
+    assert len(outcome.err.splitlines()) == 1
     assert not out.exists()
 
 
@@ -247,47 +240,27 @@ def video(tmp_path: Path) -> str:
 
 
 def test_an_unreachable_tracking_server_is_said_before_any_work(
-    video: str,
-    tmp_path: Path,
-    refusing_port: int,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    video: str, run: Run, tmp_path: Path, refusing_port: int
 ) -> None:
     out = tmp_path / "out"
     address = f"http://ann:hunter2@127.0.0.1:{refusing_port}"
-    arguments = ["sweep", "demo", "--data", video, "--out", str(out), "--tracking", address]
-    monkeypatch.setattr("sys.argv", ["vodbench", *arguments])
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
-    said = capsys.readouterr().err
-    assert stop.value.code == 2
-    assert "cannot be reached" in said
-    assert "hunter2" not in said
+    outcome = run("sweep", "demo", "--data", video, "--out", str(out), "--tracking", address)
+    assert outcome.status == 1
+    (line,) = outcome.err.splitlines()
+    assert line.startswith(f"error: tracking server 'http://ann:***@127.0.0.1:{refusing_port}' cannot be reached")
     assert not out.exists()
 
 
 @pytest.mark.parametrize("at_hand", [True, False])
 @pytest.mark.parametrize(("given", "said"), [("nowhere.pth", "is not a file"), (__file__, "is not a PyTorch file")])
 def test_weights_that_no_trial_could_begin_from_are_said_before_any_work(
-    video: str,
-    at_hand: bool,
-    given: str,
-    said: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    video: str, at_hand: bool, given: str, said: str, run: Run, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
     data = ["--data", video] if at_hand else []
-    monkeypatch.setattr(
-        "sys.argv", ["vodbench", "sweep", "demo", *data, "--out", str(out), "--set", f"settings.weights={given}"]
-    )
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert stop.value.code == 2
-    assert len(lines) == 1
-    assert f"weights = '{given}' {said}" in lines[0]
+    outcome = run("sweep", "demo", *data, "--out", str(out), "--set", f"settings.weights={given}")
+    refused(outcome, f"weights = '{given}' {said}")
+    assert len(outcome.err.splitlines()) == 1
     assert not out.exists()
 
 
@@ -334,11 +307,5 @@ def test_random_weights_under_frozen_batch_norm_are_warned_of_once(
     assert len(said.splitlines()) == warned
 
 
-def test_sync_of_a_folder_that_is_no_study(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr("sys.argv", ["vodbench", "sync", str(tmp_path)])
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
-    assert stop.value.code == 2
-    assert "holds no study.yaml" in capsys.readouterr().err
+def test_sync_of_a_folder_that_is_no_study(run: Run, tmp_path: Path) -> None:
+    refused(run("sync", str(tmp_path)), "holds no study.yaml")

@@ -366,8 +366,10 @@ t.sweep(Path({out!r}), Endless(Path({out!r}).parent / "calls"), methods=t.method
 """
 
 
-@pytest.mark.parametrize("interrupt", [signal.SIGKILL, signal.SIGINT])
-def test_an_interrupted_sweep_loses_nothing_and_repeats_nothing(out: Path, interrupt: signal.Signals) -> None:
+@pytest.mark.parametrize("interrupt", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_sweep_loses_nothing_and_repeats_nothing(
+    out: Path, interrupt: signal.Signals, capfd: pytest.CaptureFixture[str]
+) -> None:
     script = DRIVER.format(folder=str(Path(__file__).parent), out=str(out))
     driver = subprocess.Popen([sys.executable, "-c", script], start_new_session=True)
     while len(calls(out)) < 4 and driver.poll() is None:
@@ -380,8 +382,11 @@ def test_an_interrupted_sweep_loses_nothing_and_repeats_nothing(out: Path, inter
     psutil.wait_procs(trial)  # only who could still write; Ray's agents take a minute to notice
     done = {path.parent.name for path in out.glob("trials/*/trial.json")}
     assert len(done) == 3
-    if interrupt == signal.SIGINT:
+    if interrupt != signal.SIGKILL:
         assert tracked_runs(out, "sweep")[0].info.status == "KILLED"
+        said = capfd.readouterr().err
+        assert "KeyboardInterrupt" in said
+        assert "SIGTERM received" not in said  # by Ray's C++
     begun = len(calls(out))
     result = sweep(out, methods=methods(list(range(1, 9))))
     assert result.ran == 8 - len(done)

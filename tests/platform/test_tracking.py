@@ -6,12 +6,13 @@ import dataclasses
 import re
 import shutil
 import socket
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from vodbench.errors import UserError
+from vodbench.errors import OutOfReachError, UserError
 from vodbench.front.hypervolume import write_history
 from vodbench.records import Accuracy, Runtime, TrialRecord
 from vodbench.studies import parse_study
@@ -266,13 +267,38 @@ def test_what_was_missed_goes_out_at_the_end(folder: StudyFolder, monkeypatch: p
     assert runs(folder, "sweep")[0].info.status == "KILLED"
 
 
+def test_what_fails_just_before_the_end_does_not_hold_back_the_rest(
+    folder: StudyFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorder = Recorder(uri(folder), folder, lambda text: None)
+    ends, tried, deliver, submit = threading.Event(), list[str](), Delivery.deliver, recorder._thread.submit
+
+    def down_once(delivery: Delivery, record: TrialRecord) -> bool:
+        tried.append(record.fingerprint)
+        if len(tried) == 1:
+            raise ConnectionError("refused")
+        return deliver(delivery, record)
+
+    def submitted(*work: Any) -> Any:
+        future = submit(*work)
+        ends.set()
+        return future
+
+    monkeypatch.setattr(Delivery, "deliver", down_once)
+    submit(ends.wait)
+    recorder.deliver(record(1))
+    monkeypatch.setattr(recorder._thread, "submit", submitted)
+    assert recorder.finish([record(1), record(2)], complete=True)
+    assert tried == ["trial1", "trial1", "trial2"]
+
+
 @pytest.mark.parametrize("scheme", ["http", "postgresql+psycopg2"])
 def test_an_unreachable_server_is_one_line_before_mlflow_tries_it_without_its_password(
     scheme: str, refusing_port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """MLflow would try for minutes."""
     monkeypatch.setattr("vodbench.tracking.server._answering_client", None)
-    with pytest.raises(UserError) as error:
+    with pytest.raises(OutOfReachError) as error:
         connect(f"{scheme}://ann:hunter2@127.0.0.1:{refusing_port}/db")
     message = str(error.value)
     assert f"{scheme}://ann:***@127.0.0.1:{refusing_port}/db' cannot be reached" in message
@@ -285,7 +311,7 @@ def test_a_server_that_accepts_and_never_answers_is_given_up(monkeypatch: pytest
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
-        with pytest.raises(UserError, match="no answer in 1 s"):
+        with pytest.raises(OutOfReachError, match="no answer in 1 s"):
             connect(f"http://127.0.0.1:{silent.getsockname()[1]}")
 
 

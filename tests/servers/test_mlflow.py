@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from vodbench_machines import S3, Mlflow
 
-from vodbench.errors import UserError
+from vodbench.errors import OutOfReachError, UserError
 from vodbench.records import Accuracy, Runtime, TrialRecord
 from vodbench.studies import parse_study
 from vodbench.sweeps.folder import StudyFolder
@@ -81,7 +81,7 @@ def test_a_server_killed_on_the_way_costs_one_line_and_sync_delivers_the_rest(
     assert "the sweep goes on" in first
     assert last.endswith(f"vodbench sync {folder.url} --tracking {mlflow.url.replace('//', '//admin:***@')}")
     assert all("\n" not in said and mlflow.password not in said for said in warnings)
-    with pytest.raises(UserError, match="Connection refused"):
+    with pytest.raises(OutOfReachError, match="Connection refused"):
         sync(folder, known, mlflow.url_with_password)
 
     mlflow.start()

@@ -11,7 +11,7 @@ import pytest
 from vodbench_machines import S3, vodbench
 
 from vodbench.data_source import DataSource
-from vodbench.errors import UserError
+from vodbench.errors import OutOfReachError, UserError
 from vodbench.storage import exists, read_bytes, write_bytes
 from vodbench.training.claims import claim
 from vodbench_datasets.generated import generate
@@ -95,5 +95,5 @@ def test_a_gateway_that_is_not_there_is_one_line(refusing_port: int, monkeypatch
     monkeypatch.setitem(fsspec.config.conf, "s3", {"endpoint_url": f"http://127.0.0.1:{refusing_port}"})
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "b")
-    with pytest.raises(UserError, match=f"cannot be reached .*127.0.0.1:{refusing_port}"):
+    with pytest.raises(OutOfReachError, match=f"cannot be reached .*127.0.0.1:{refusing_port}"):
         exists("s3://bench/x")

@@ -14,7 +14,7 @@ from itertools import groupby
 import numpy as np
 import pyarrow as pa
 
-from vodbench.errors import OutOfReachError, UserError, unknown
+from vodbench.errors import UserError, unknown
 from vodbench.prefetch import prefetch
 from vodbench.spec import Clip, ClipSpec, Dataset, Frame, SnippetInfo
 from vodbench_datasets.clips.blocks import decode_block, error_block, read_block
@@ -127,8 +127,6 @@ def _read_clips(job: _ClipJob, numbers: Sequence[int]) -> pa.Table:
         planned = (job.plan[number] for number in numbers)
         labels = job.clips.frames != "unlabelled"
         return read_block(job.dataset, job.split, planned, flow=job.clips.flow, labels=labels)
-    except OutOfReachError:
-        raise
     except UserError as error:
         return error_block(error)
 
@@ -142,7 +140,5 @@ def _read_run(job: _FrameJob, run: FrameRun) -> pa.Table:
     """Runs in a read task."""
     try:
         return read_run(job.dataset, job.split, run)
-    except OutOfReachError:
-        raise
     except UserError as error:
         return error_run(error)

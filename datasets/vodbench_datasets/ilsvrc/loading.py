@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from vodbench.errors import OutOfReachError, UserError
+from vodbench.errors import UserError
 from vodbench.images import decode
 from vodbench.spec import Frame, Truth
 from vodbench_datasets.ilsvrc.annotations import parse_annotation, to_truth
@@ -64,8 +64,6 @@ class FrameLoader:
         try:
             self.truth(snippet, index)
             decode(self._tree.read(path), self._tree.url(path))
-        except OutOfReachError:
-            raise
         except UserError as error:
             return str(error)
         return ""

@@ -13,7 +13,7 @@ from rich.markup import escape
 from vodbench.cli.lazy import LazyCommands
 from vodbench.cli.shared import console
 from vodbench.cli.usage import UsageError, explain
-from vodbench.errors import InterruptedWorkError, UserError
+from vodbench.errors import UserError
 from vodbench.interruption import from_outside, reason_of
 from vodbench.redaction import redact, redact_line
 
@@ -72,9 +72,9 @@ def main() -> None:
         _refuse(explain(error))
     except typer.Abort:
         sys.exit(1)
+    except UserError as error:
+        _refuse(str(error))
     except Exception as error:  # noqa: BLE001 - each kind is told from the others here
-        if isinstance(error, UserError) and not isinstance(error, InterruptedWorkError):
-            _refuse(str(error))
         if from_outside(error):
             _end(f"{reason_of(error)}{CONTINUES}", 1)
         console.print(escape(redact(traceback.format_exc())))  # a bug, as Python would print it, but for passwords

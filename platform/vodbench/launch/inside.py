@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 
-from vodbench.errors import UserError
+from vodbench.errors import OneLineError, UserError
 from vodbench.storage import filesystem, join, write_text
 from vodbench.studies import Study, method_spaces, published_points
 
@@ -32,7 +32,7 @@ def _check_writable(out: str) -> None:
         write_text(probe, "")
         fs, path = filesystem(probe)
         fs.rm_file(path)
-    except UserError:
+    except OneLineError:
         raise
     except Exception as error:  # every object store raises errors of its own
         raise UserError(

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vodbench.errors import UserError
+from vodbench.errors import OneLineError, UserError
 from vodbench.evaluation import Difference
 from vodbench.recommend.choice import Estimate, after_choice, best_probability
 from vodbench.recommend.limits import Limits, no_candidate
@@ -114,7 +114,7 @@ def advise(
     name = dict(zip(map(id, found), labels(found), strict=True))
     try:
         resampled, unsure = judges(chosen), None
-    except UserError as error:
+    except OneLineError as error:
         resampled, unsure = None, str(error)
     candidates = _recorded(chosen, limits) if resampled is None else _together(chosen, resampled, limits)
     return Advice(

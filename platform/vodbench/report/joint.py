@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vodbench.errors import UserError
+from vodbench.errors import OneLineError
 from vodbench.evaluation import Difference
 from vodbench.front.joint import Group, JointPoint, joint_front
 from vodbench.front.joint_figure import joint_figure
@@ -59,7 +59,7 @@ def compare_methods(group: Group, methods: Sequence[str]) -> Compared:
     best = best_of_methods(group, methods)
     try:
         by_kind = judged([point.configuration for point in best])
-    except UserError as error:
+    except OneLineError as error:
         return Compared(best=best, matrix=(), kinds={}, missing=str(error))
     return Compared(
         best=best,

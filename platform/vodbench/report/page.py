@@ -12,7 +12,7 @@ import yaml
 
 from vodbench.data_source import DataSource
 from vodbench.detections import DetectionSet, read_detections
-from vodbench.errors import UserError
+from vodbench.errors import OneLineError, UserError
 from vodbench.evaluation import TruthSet, compare, truth_set
 from vodbench.front.figure import front_figure
 from vodbench.front.hypervolume import history
@@ -101,7 +101,7 @@ def _against_baseline(out: str, study: Study, best: Sequence[Point]) -> dict[str
         dataset = _open(study)
         truth = truth_set(dataset, study.data.val)
         sets = {p.record.fingerprint: _detections(out, p.record) for p in best}
-    except UserError as error:
+    except OneLineError as error:
         return {
             "differences": [],
             "frames": [],

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from vodbench.detections import DetectionSet, concatenate, read_detections
-from vodbench.errors import OutOfReachError, UserError
+from vodbench.errors import UserError
 from vodbench.fingerprint import fingerprint
 from vodbench.spec import SnippetInfo
 from vodbench.storage import exists, join
@@ -34,8 +34,6 @@ def finished(url: str, provenance: Mapping[str, str], snippets: Sequence[Snippet
         return None
     try:
         stored = read_detections(url)
-    except OutOfReachError:
-        raise
     except UserError:  # damaged, or of another version: made again, which replaces it
         return None
     same = all(stored.provenance.get(name) == provenance.get(name) for name in (*provenance, FEATURES))

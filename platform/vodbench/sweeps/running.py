@@ -139,20 +139,34 @@ def run_sweep(
             console.print("interrupted; the same command continues where this one stopped")
             raise
         finally:
-            # Also after Ctrl-C: what is on disk goes to MLflow, and the sweep's run says that it was interrupted.
-            records = sorted(folder.records().values(), key=lambda r: (r.started, r.fingerprint))
-            try:
-                if any(record.status == "complete" for record in records):
-                    write_history(context.folder, records)
-                    draw_front(context.folder)
-            finally:
-                tracked, *_ = [recorder.finish(records, complete=complete) for recorder in recorders]
+            records, tracked = _wrapped_up(folder, recorders, complete)
         new = [record.fingerprint for record in records if record.fingerprint not in known]
         if new:
             at_once = context.study.workers.concurrent_trials
             facts = {"ready_s": timeline.ready_s, "ended_s": timeline.ended_s, "at_once": at_once}
             note_time(context.folder, SWEEP, timeline.now(), trials=new, pressure=pressure.share(), **facts)
     return SweepResult(records, pareto_front(records), len(records) - len(known), tracked, plan.tracking_uri)
+
+
+def _wrapped_up(folder: StudyFolder, recorders: Sequence[Recorder], complete: bool) -> tuple[list[TrialRecord], bool]:
+    """All records by start, and whether MLflow has everything.
+
+    Also after Ctrl-C: what is on disk goes to MLflow, and the sweep's run says that it was interrupted. So it does when
+    the folder is out of reach.
+    """
+    try:
+        records = sorted(folder.records().values(), key=lambda r: (r.started, r.fingerprint))
+    except Exception:
+        for recorder in recorders:
+            recorder.stop()
+        raise
+    try:
+        if any(record.status == "complete" for record in records):
+            write_history(folder.url, records)
+            draw_front(folder.url)
+    finally:
+        tracked, *_ = [recorder.finish(records, complete=complete) for recorder in recorders]
+    return records, tracked
 
 
 def _recorders(plan: SweepPlan, folder: StudyFolder, warn: Callable[[str], None]) -> list[Recorder]:

@@ -105,6 +105,10 @@ class Delivery:
             self._attach(self._parent, join(self._folder.url, name))
         self._client.set_terminated(self._parent, "FINISHED" if complete else "KILLED", end_time=now)
 
+    def stop(self) -> None:
+        """The parent run of a sweep that was ended."""
+        self._client.set_terminated(self._parent, "KILLED")
+
     def _find_experiment(self, location: str | None) -> str:
         name = self._study.name
         found = self._client.get_experiment_by_name(name)

@@ -38,7 +38,7 @@ def study_name(folder: StudyFolder) -> str:
 
 
 def open_storage(url: str) -> optuna.storages.RDBStorage:
-    """The database. ``UserError`` for what is no address of one, and in bounded time when it does not answer."""
+    """The database. ``UserError`` for what is no address of one; in bounded time when it cannot be reached."""
     parts, _ = parsed(url, OPTUNA)
     if parts.scheme.partition("+")[0] not in SCHEMES:
         raise UserError(
@@ -84,6 +84,10 @@ class OptunaStudy:
     def finish(self, records: Iterable[TrialRecord], *, complete: bool) -> None:
         """Say whether the sweep is complete."""
         self._optuna.set_user_attr("complete", complete)
+
+    def stop(self) -> None:
+        """The sweep is not complete."""
+        self._optuna.set_user_attr("complete", False)
 
     def _open(self) -> optuna.Study:
         import optuna

@@ -14,9 +14,11 @@ from contextlib import closing
 from typing import TypeVar
 from urllib.parse import SplitResult, urlsplit
 
-from vodbench.errors import UserError
+from vodbench.errors import OneLineError, OutOfReachError, UserError
+from vodbench.interruption import from_outside
 from vodbench.redaction import HIDDEN, redact, redact_line
 from vodbench.storage import make_folder_of
+from vodbench.tracking.postgresql import give_up_on_silence
 
 T = TypeVar("T")
 
@@ -48,7 +50,7 @@ def database_file(uri: str) -> str:
 
 
 def probe(uri: str, what: str = TRACKING) -> None:
-    """``UserError`` unless something listens at that address, or the file can be a SQLite database.
+    """See that something listens at that address, or that the file can be a SQLite database: see ``unreachable``.
 
     MLflow and Optuna alone would find out in minutes.
     """
@@ -56,12 +58,14 @@ def probe(uri: str, what: str = TRACKING) -> None:
     scheme = parts.scheme.partition("+")[0]
     if parts.hostname and scheme in PORTS:
         _probe_port(uri, parts.hostname, port or PORTS[scheme], what)
+    if scheme == "postgresql":
+        give_up_on_silence()
     if scheme == "sqlite":
         _probe_file(uri, what)
 
 
 def in_time(ask: Callable[[], T], uri: str, *, patience: float, what: str = TRACKING) -> T:
-    """What ``ask`` returns; ``UserError`` when it raises, or takes longer than so many seconds."""
+    """What ``ask`` returns; where it raises, or takes longer than so many seconds, what ``unreachable`` says."""
     answers: list[T] = []
     problems: list[Exception] = []
 
@@ -77,29 +81,38 @@ def in_time(ask: Callable[[], T], uri: str, *, patience: float, what: str = TRAC
     if answers:
         return answers[0]
     if not problems:
-        raise unreachable(uri, f"no answer in {patience:.0f} s", what)
-    raise login_refused(problems[0], uri) or unreachable(uri, problem_of(problems[0], uri), what)
+        raise unreachable(uri, TimeoutError(f"no answer in {patience:.0f} s"), what)
+    raise unreachable(uri, problems[0], what)
 
 
-def unreachable(uri: str, reason: str, what: str = TRACKING) -> UserError:
-    short = redact_line(reason, uri)
+def unreachable(uri: str, error: Exception, what: str = TRACKING) -> OneLineError:
+    """Why it cannot be used: an ``OutOfReachError`` where it may answer the next time, else a ``UserError``."""
+    if refused := login_refused(error, uri):
+        return refused
+    short = redact_line(problem_of(error, uri), uri)
     short = short if len(short) <= 200 else short[:199] + "…"
-    return UserError(f"{what} '{redact(uri)}' cannot be reached ({short}); start it, {_ADVICE[what]}")
+    kind = OutOfReachError if from_outside(error) or _no_connection(error) else UserError
+    return kind(f"{what} '{redact(uri)}' cannot be reached ({short}); start it, {_ADVICE[what]}")
 
 
 def problem_of(error: Exception, uri: str) -> str:
-    """What a library raised, on a line without secrets; a ``UserError`` as it is.
+    """What a library raised, on a line without secrets; a ``OneLineError`` as it is.
 
     Where the system refused the connection, libraries tell how often they tried first: only the refusal is said.
     """
-    if isinstance(error, UserError):
+    if isinstance(error, OneLineError):
         return str(error)
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, (ConnectionError, TimeoutError)) and cause.errno:
-            return str(cause)
-        cause = cause.__cause__ or cause.__context__
-    return redact_line(f"{type(error).__name__}: {error}", uri)
+    no_connection = _no_connection(error)
+    return redact_line(str(no_connection) if no_connection else f"{type(error).__name__}: {error}", uri)
+
+
+def _no_connection(error: BaseException | None) -> BaseException | None:
+    """What the system said; libraries do not always name it as their cause."""
+    while error is not None:
+        if isinstance(error, (ConnectionError, TimeoutError)) and str(error):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def login_refused(error: Exception, uri: str) -> UserError | None:
@@ -130,11 +143,11 @@ def _probe_file(uri: str, what: str) -> None:
         with closing(sqlite3.connect(file)) as database:
             database.execute("pragma schema_version").fetchone()
     except sqlite3.Error as error:
-        raise unreachable(uri, str(error), what) from None
+        raise unreachable(uri, error, what) from None
 
 
 def _probe_port(uri: str, host: str, port: int, what: str) -> None:
     try:
         socket.create_connection((host, port), timeout=CONNECT_SECONDS).close()
     except OSError as error:
-        raise unreachable(uri, str(error), what) from None
+        raise unreachable(uri, error, what) from None

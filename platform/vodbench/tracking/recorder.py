@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
-from vodbench.errors import UserError
+from vodbench.errors import OneLineError, OutOfReachError
 from vodbench.front.hypervolume import Step
 from vodbench.records import TrialRecord
 from vodbench.redaction import redact
@@ -38,6 +38,10 @@ class Destination(Protocol):
 
     def finish(self, records: Iterable[TrialRecord], *, complete: bool) -> None:
         """Say that the sweep has ended, and whether it is complete."""
+        ...
+
+    def stop(self) -> None:
+        """Say that the sweep was ended, and nothing of its records, which are out of reach."""
         ...
 
 
@@ -89,12 +93,14 @@ class Recorder:
 
         def deliver_rest() -> None:
             destination = self._connected()
-            destination.deliver_all(known)
-            destination.finish(known, complete=complete)
+            try:
+                destination.deliver_all(known)
+                destination.finish(known, complete=complete)
+            except OutOfReachError:
+                destination.stop()
+                raise
 
-        self._quiet_until = 0.0
-        self._thread.submit(self._guarded, deliver_rest).result()
-        self._thread.shutdown()
+        self._end(deliver_rest)
         if self._problem is not None:
             address, url = redact(self._uri), self._folder.url
             self._warn(
@@ -103,12 +109,24 @@ class Recorder:
             )
         return self._problem is None
 
+    def stop(self) -> None:
+        """Instead of ``finish``, when the records are out of reach."""
+        self._end(lambda: self._connected().stop())
+
+    def _end(self, work: Callable[[], object]) -> None:
+        def last() -> None:
+            self._quiet_until = 0.0  # here, because what is queued before it may fail yet
+            self._guarded(work, "results stay on disk")
+
+        self._thread.submit(last).result()
+        self._thread.shutdown()
+
     def _connected(self) -> Destination:
         if self._destination is None:
             self._destination = self._kind.open(self._uri, self._folder)
         return self._destination
 
-    def _guarded(self, work: Callable[[], object]) -> None:
+    def _guarded(self, work: Callable[[], object], so: str = "the sweep goes on, results stay on disk") -> None:
         if time.monotonic() < self._quiet_until:
             return
         try:
@@ -118,23 +136,20 @@ class Recorder:
             self._problem = str(login_refused(error, self._uri) or problem_of(error, self._uri))[:300]
             self._quiet_until = time.monotonic() + RETRY_SECONDS
             if first:
-                self._warn(
-                    f"{self._kind.name} does not take results: {self._problem}; the sweep goes on, results stay on disk"
-                )
+                self._warn(f"{self._kind.name} does not take results: {self._problem}; {so}")
         else:
             self._problem = None
 
 
 def sync(folder: StudyFolder, records: Iterable[TrialRecord], uri: str, kind: Kind = MLFLOW) -> int:
-    """Deliver a study folder now; how many trials were missing. ``UserError`` when the server does not take them."""
+    """Deliver a study folder now; how many trials were missing. ``unreachable`` says why it does not take them."""
     known = list(records)
     try:
         destination = kind.open(uri, folder)
         delivered = destination.deliver_all(known)
         destination.finish(known, complete=True)
-    except UserError:
+    except OneLineError:
         raise
     except Exception as error:  # noqa: BLE001 - MLflow, databases and HTTP each raise their own
-        refused = login_refused(error, uri)
-        raise refused or unreachable(uri, problem_of(error, uri), kind.what) from None
+        raise unreachable(uri, error, kind.what) from None
     return delivered

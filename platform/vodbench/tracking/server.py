@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from typing import TYPE_CHECKING
 
@@ -24,7 +25,8 @@ def default_uri(local_folder: str) -> str:
 
 
 def connect(uri: str) -> MlflowClient:
-    """A client whose server has answered once. ``UserError`` within some 10 s otherwise (plus MLflow's import)."""
+    """A client whose server has answered once. ``UserError`` for what is no address of one; ``OutOfReachError`` within
+    some 10 s (plus MLflow's import) when it does not answer."""
     parts, _ = parsed(uri)
     scheme = parts.scheme.partition("+")[0]
     if scheme in ("", "file"):
@@ -61,6 +63,9 @@ def _answering_client(uri: str) -> MlflowClient:
     # It prints a run's address when the run ends: into the tables of stdout, and with the password of the address.
     os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
     from mlflow.tracking import MlflowClient
+
+    # What a database raises it prints as well, with two tracebacks.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 
     def ask() -> MlflowClient:
         client = MlflowClient(uri)

@@ -9,7 +9,7 @@ import numpy as np
 
 from vodbench.data_source import DataSource
 from vodbench.detections import DetectionSet, read_detections
-from vodbench.errors import UserError
+from vodbench.errors import OneLineError, UserError
 from vodbench.evaluation import TruthSet, truth_set
 from vodbench.evaluation.bootstrap import interval
 from vodbench.evaluation.matching import match
@@ -111,7 +111,7 @@ def ground_truth(trials: Sequence[StoredTrial], snippets: Sequence[str]) -> Trut
     for source in _sources(trials):
         try:
             return truth_set(_same_data(source, conditions), conditions.split, snippets)
-        except UserError as error:
+        except OneLineError as error:
             problem = problem or error
     raise problem or UserError("the studies name no data root")
 

@@ -1,28 +1,15 @@
-"""What the tests of ``vodbench launch`` share: the sweep that is launched, and what a refusal looks like."""
+"""What the tests of ``vodbench launch`` share: the sweep that is launched, and where to."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import yaml
-
-Run = Callable[..., tuple[int, str, str]]  # words after "vodbench launch" -> status, stdout, stderr
 
 ROOT = Path(__file__).resolve().parents[3]
 NAME = "vodbench-demo"
 CLUSTER = ("--context", "here", "--cluster", str(ROOT / "k8s" / "base" / "settings.yaml"))
 PARTS = {("ConfigMap", NAME), ("PodDisruptionBudget", NAME), ("RayJob", NAME)}
-
-
-def refused(outcome: tuple[int, str, str], *words: str) -> None:
-    status, _, printed = outcome
-    lines = [line for line in printed.splitlines() if line.startswith("error:")]
-    assert status == 2, printed
-    assert len(lines) == 1, printed
-    assert "Traceback" not in printed
-    for word in words:
-        assert word in lines[0], lines[0]
 
 
 def kubeconfig(folder: Path, address: str) -> Path:

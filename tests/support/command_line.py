@@ -1,0 +1,27 @@
+"""What a command answers, and what a refusal looks like: one line, exit status 2, no traceback."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+
+class Outcome(NamedTuple):
+    """Of one ``vodbench``: its exit status, standard output and standard error."""
+
+    status: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Outcome]  # the words after "vodbench" -> what came of them
+
+
+def refused(outcome: Outcome, *words: str) -> None:
+    """All of ``words`` are in the one line that says what is wrong."""
+    lines = [line for line in outcome.err.splitlines() if line.startswith("error:")]
+    assert outcome.status == 2, outcome.err
+    assert len(lines) == 1, outcome.err
+    assert "Traceback" not in outcome.err
+    for word in words:
+        assert word in lines[0], lines[0]
