@@ -11,7 +11,7 @@ from fsspec.implementations.local import LocalFileSystem
 from vodbench.errors import UserError
 from vodbench.storage import filesystem
 from vodbench_datasets.frames import ENCODED
-from vodbench_datasets.shards.native import open_natively, pause
+from vodbench_datasets.shards.native import is_ready, open_natively, pause
 from vodbench_datasets.shards.rows import UNREADABLE, open_parquet, reading_shard
 
 # What a request costs, in bytes that arrive in the same processor time (a gateway's included): 1.8 ms, 1.5 ms a MiB.
@@ -21,8 +21,8 @@ _REQUEST_BYTES = 2**20
 class ShardFile:
     """A shard to read row groups from. Not for several threads at a time: it has one read position.
 
-    What is in S3 is read by Arrow's own client, and by fsspec once that has failed: errors, and the patience before
-    them, are those of fsspec wherever the shard is.
+    What is in S3 is read by Arrow's own client, and by fsspec for a while when that has failed: errors, and the
+    patience before them, are those of fsspec wherever the shard is.
 
     Raises:
         UserError: it is missing or damaged.
@@ -32,9 +32,7 @@ class ShardFile:
     def __init__(self, url: str, num_bytes: int) -> None:
         self._url = url
         self._fs, self._path = filesystem(url)
-        native = self._open_natively()
-        self._is_native = native is not None
-        self._file = native or open_parquet(url)
+        self._open()
         far = not isinstance(self._fs, LocalFileSystem)
         self._gap = _REQUEST_BYTES * self._file.num_row_groups // max(num_bytes, 1) if far else 0
 
@@ -46,17 +44,31 @@ class ShardFile:
         """These columns of these row groups, which are in order, and from afar also of few groups between them: images
         are most of a shard, and two requests for what lies close together cost more than what is between."""
         asked = bridged(groups, self._gap) if ENCODED in columns else groups
-        with reading_shard(self._url):
+        if self._is_native != is_ready(self._fs, self._path):
+            self._reopen()
+        if self._is_native:
             try:
-                return self._file.read_row_groups(asked, columns=columns, use_threads=False)
+                return self._rows(asked, columns)
             except UNREADABLE:
-                if not self._is_native:
-                    raise
-            self._leave_native()
-            return self._file.read_row_groups(asked, columns=columns, use_threads=False)
+                pause(self._fs)
+                self._reopen()
+        with reading_shard(self._url):
+            return self._rows(asked, columns)
 
     def close(self) -> None:
         self._file.close(force=True)
+
+    def _rows(self, groups: Sequence[int], columns: Sequence[str]) -> pa.Table:
+        return self._file.read_row_groups(groups, columns=columns, use_threads=False)
+
+    def _open(self) -> None:
+        native = self._open_natively()
+        self._is_native = native is not None
+        self._file = native or open_parquet(self._url)
+
+    def _reopen(self) -> None:
+        self.close()
+        self._open()
 
     def _open_natively(self) -> pq.ParquetFile | None:
         with reading_shard(self._url):
@@ -66,11 +78,6 @@ class ShardFile:
         except UserError:  # of the footer: fsspec reads it again, and has the last word
             pause(self._fs)
             return None
-
-    def _leave_native(self) -> None:
-        pause(self._fs)
-        self.close()
-        self._file, self._is_native = open_parquet(self._url), False
 
 
 def bridged(groups: Sequence[int], gap: int) -> list[int]:

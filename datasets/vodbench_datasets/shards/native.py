@@ -34,11 +34,16 @@ _CONFIG_OPTIONS = frozenset({"connect_timeout", "read_timeout", "retries", "max_
 _paused: dict[Any, float] = {}  # s3fs file system -> until when it reads alone
 
 
+def is_ready(fs: Any, path: str) -> bool:
+    """Whether the file is in S3, and this client can ask for it and has not failed lately."""
+    if not _is_s3fs(fs) or not _is_plain(path) or time.monotonic() < _paused.get(fs, 0.0):
+        return False
+    return _client(fs, os.getpid()) is not None
+
+
 def open_natively(fs: Any, path: str) -> pa.NativeFile | None:
-    """The file, or None where fsspec has to open it: it is not in S3, or this client cannot or should not try."""
-    if not _is_s3fs(fs) or time.monotonic() < _paused.get(fs, 0.0) or not _is_plain(path):
-        return None
-    client = _client(fs, os.getpid())
+    """The file, or None where fsspec has to open it."""
+    client = _client(fs, os.getpid()) if is_ready(fs, path) else None
     if client is None:
         return None
     try:
