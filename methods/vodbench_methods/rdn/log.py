@@ -98,8 +98,10 @@ class SupportLog:
         rows = self._rows + MIN_COLUMNS
         self._boxes = support.boxes.new_zeros(rows, 4)
         for kv in support.kvs[: self.modules]:
-            shape = (len(kv.keys), rows, kv.keys.shape[2])
-            self._kvs.append((kv.keys.new_zeros(shape), kv.values.new_zeros(shape)))
+            heads, _, width = kv.keys.shape
+            # Keys lie as the product with queries reads them.
+            keys = kv.keys.new_zeros(heads, width, rows).transpose(1, 2)
+            self._kvs.append((keys, kv.values.new_zeros(heads, rows, width)))
 
     def _move_to_start(self) -> None:
         begin, end = self._starts[0], self._end()

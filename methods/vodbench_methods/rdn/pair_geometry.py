@@ -37,7 +37,10 @@ class PairGeometry:
         self._boxes = torch.zeros(frames, max(per_frame, refined, MIN_COLUMNS), 4, device=device)
         self._made: dict[int, tuple[PairWeights, int]] = {}
         self._stop = 0
-        self._rooms = Room(), Room()
+        self._rooms = Room(), Room()  # for ``at``
+        # For the frames that some user has still to take, and those for the next ones.
+        self._taken: dict[int, tuple[Room, Room]] = {}
+        self._free: list[tuple[Room, Room]] = []
 
     def at(self, weights: PairWeights, slots: Sequence[int]) -> PairWeights:
         """Those of the frames in these slots, in this order; good until the next call."""
@@ -45,13 +48,18 @@ class PairGeometry:
         return PairWeights(sees.taken(weights.sees, 2, slots), seen.taken(weights.seen, 1, slots))
 
     def take(self, number: int, boxes: Tensor) -> PairWeights:
-        """The weights of frame ``number``, which has these (k, 4) boxes, best first."""
+        """The weights of frame ``number``, which has these (k, 4) boxes, best first.
+
+        Good until the next frame's are made.
+        """
         if number == self._stop:
             self._made[number] = self._enter(boxes), self._users
             self._stop += 1
         weights, left = self._made.pop(number)
         if left > 1:
             self._made[number] = weights, left - 1
+        else:
+            self._free.append(self._taken.pop(number))
         return weights
 
     def _enter(self, boxes: Tensor) -> PairWeights:
@@ -59,9 +67,10 @@ class PairGeometry:
         count = min(len(boxes), len(own))
         own[:count] = boxes[:count]
         own[count:] = 0
-        (sees,) = SharedGeometry([self._relation], self._boxes.flatten(0, 1)).of_all(own[: self._refined])
+        rooms = self._taken[self._stop] = self._free.pop() if self._free else (Room(), Room())
+        (sees,) = SharedGeometry([self._relation], self._boxes.flatten(0, 1)).of_all(own[: self._refined], rooms[0])
         best = self._boxes[:, : self._refined].flatten(0, 1)
-        (seen,) = SharedGeometry([self._relation], own).of_all(best)
+        (seen,) = SharedGeometry([self._relation], own).of_all(best, rooms[1])
         return PairWeights(
             sees.unflatten(2, (self.frames, len(own))),  # type: ignore[no-untyped-call]
             seen.unflatten(1, (self.frames, self._refined)),  # type: ignore[no-untyped-call]

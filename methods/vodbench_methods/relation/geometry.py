@@ -72,7 +72,7 @@ class GeometricWeights:
     def __call__(self, queries: Tensor, out: Tensor | None = None) -> Tensor:
         """(H, Q, K) float32, positive: the factor that multiplies exp(q.k / sqrt(d_k)), per head.
 
-        Where no gradient is asked for it lies in ``out`` (see ``room``); without ``out`` it is good until the next
+        Where no gradient is asked for it lies in ``out`` (see ``array``); without ``out`` it is good until the next
         call, which writes to the same memory: asking the system for fresh pages costs a CPU as much as a matrix product
         does.
         """
@@ -86,7 +86,7 @@ class GeometricWeights:
                 waves = PairWaves(count, len(self.keys), queries.device)(distances)
                 total = torch.baddbmm(separable, self._centre_weight.expand(count, -1, -1), waves).transpose(0, 1)
                 return total.clamp(min=_WEIGHT_FLOOR) if self.floor == "max" else total.relu() + _WEIGHT_FLOOR
-            total = self._own.array((count, self.num_heads, len(self.keys)), self._key_side) if out is None else out
+            total = self.array(count, self._own) if out is None else out
             self._add_up(total, query_side, distances)
             total = total.transpose(0, 1)
             return total.clamp_(min=_WEIGHT_FLOOR) if self.floor == "max" else total.relu_().add_(_WEIGHT_FLOOR)
@@ -100,9 +100,9 @@ class GeometricWeights:
         bias = self._bias[:, None].expand(len(queries), -1, 1)
         return torch.cat([mixed.permute(1, 2, 0, 3).flatten(2), bias], dim=2)
 
-    def room(self, count: int) -> Tensor:
-        """(count, H, K) fresh memory; a part of its rows is an ``out`` for as many queries."""
-        return self._key_side.new_empty(count, self.num_heads, len(self.keys))
+    def array(self, count: int, room: Room) -> Tensor:
+        """(count, H, K) in a room; some of its rows are an ``out`` for as many queries."""
+        return room.array((count, self.num_heads, len(self.keys)), self._key_side)
 
     def _add_up(self, total: Tensor, query_side: Tensor, distances: Tensor) -> None:
         """Write size and centre terms to ``total`` (Q, H, K), a few rows at a time, so that these stay in the cache."""

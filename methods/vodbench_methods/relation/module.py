@@ -133,15 +133,16 @@ class SharedGeometry:
         """
         return torch.split(self._weights(queries), self._heads)
 
-    def of_all(self, queries: Tensor) -> tuple[Tensor, ...]:
-        """(H, Q, K) for each module and any number of queries, to keep: for modules that run one after the other."""
+    def of_all(self, queries: Tensor, room: Room | None = None) -> tuple[Tensor, ...]:
+        """(H, Q, K) for each module and any number of queries, to keep (in ``room``): for modules that run one after
+        the other."""
         chunks = torch.split(queries, self.rows_per_chunk)
         if torch.is_grad_enabled():
             return torch.split(torch.cat([self._weights(chunk) for chunk in chunks], dim=1), self._heads)
-        room = self._weights.room(len(queries))
-        for chunk, out in zip(chunks, torch.split(room, self.rows_per_chunk), strict=True):
+        whole = self._weights.array(len(queries), room or Room())
+        for chunk, out in zip(chunks, torch.split(whole, self.rows_per_chunk), strict=True):
             self._weights(chunk, out)
-        return torch.split(room.transpose(0, 1), self._heads)
+        return torch.split(whole.transpose(0, 1), self._heads)
 
 
 def _weighed(geometry: Tensor, copies: Tensor | None) -> Tensor:
