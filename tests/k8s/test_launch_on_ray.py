@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -83,10 +85,10 @@ methods: [{method: m, knobs: {T: [1, 2, 3, 4]}}]
 
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def address(in_memory: str | None) -> Iterator[str]:
     """A Ray that wants a token; every process of it ends with the test."""
     port, agent, client = free_ports(3)
-    folder = tmp_path_factory.mktemp("ray")
+    folder = Path(tempfile.mkdtemp(prefix="ray-", dir=in_memory))  # of a short name, because sockets have short names
     environment = os.environ | {
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": TOKEN,
@@ -107,10 +109,12 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         _await_jobs(url, head, folder / "log")
         yield url
     finally:
-        for process in [*psutil.Process(head.pid).children(recursive=True), psutil.Process(head.pid)]:
-            if process.is_running():
-                process.kill()
+        with suppress(psutil.NoSuchProcess):  # it could not start: that was said
+            for process in [*psutil.Process(head.pid).children(recursive=True), psutil.Process(head.pid)]:
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
         head.wait()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def free_ports(count: int) -> list[int]:

@@ -17,6 +17,7 @@ from vodbench_methods.detection.records import FrameFeatures
 from vodbench_methods.rdn.config import TINY, RDNBasicConfig, RDNConfig
 from vodbench_methods.rdn.full import RDN
 from vodbench_methods.rdn.windows import RelationWindows
+from vodbench_methods.relation import are_told
 
 FULL = [24] * 7
 RAGGED = [24, 3, 0, 17, 24, 1, 0, 9]
@@ -93,6 +94,37 @@ def test_any_number_of_basic_modules(N_b: int) -> None:
     for number, config in enumerate(configs):
         alone = related(method, [config], frames)
         assert all(torch.equal(shared[number], own) for shared, (own,) in zip(together, alone, strict=True))
+
+
+@pytest.mark.parametrize("sign", [-1.0, 1.0])
+def test_logits_beyond_what_exponentials_tell(sign: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where some proposal's logits are all far below or above 60: each setting decides for itself, and is right."""
+    method = method_of(4, 32)
+    with torch.no_grad():
+        first = method.unrefined_readers[0]
+        first.query.weight.zero_()
+        first.query.bias.fill_(1.0)
+        first.key.weight.copy_(sign * torch.rand_like(first.key.weight))
+    configs, frames = settings(method.config), frames_of(RAGGED, 32)
+    for number, frame in enumerate(frames):
+        frame.features.mul_(number + 1.0)  # the later a window, the larger its logits
+    told: list[bool] = []
+
+    def spied(sums: Tensor) -> bool:
+        told.append(are_told(sums))
+        return told[-1]
+
+    monkeypatch.setattr("vodbench_methods.rdn.step.are_told", spied)
+    together = related(method, configs, frames)
+    assert set(told) == {False, True}
+    for number, config in enumerate(configs):
+        alone = related(method, [config], frames)
+        for shared, (own,) in zip(together, alone, strict=True):
+            assert torch.equal(shared[number], own)
+    monkeypatch.setattr("vodbench_methods.rdn.step.are_told", lambda sums: False)
+    for got, usual in zip(together, related(method, configs, frames), strict=True):
+        for one, other in zip(got, usual, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
 
 
 def test_settings_that_choose_detections_differently_share_their_features() -> None:

@@ -122,7 +122,11 @@ def test_waves_are_sines_and_cosines() -> None:
     (2e-7 of interpolation and a few roundings of numbers up to 2), with their spacing of 6e-5 between 512 and 1,024 rad
     included to 6e-5 (a frequency and a product are rounded)."""
     distances = torch.linspace(float(np.log(1e-3)), float(np.log(1e3)), 20_011)
-    waves = PairWaves(1, len(distances), torch.device("cpu"))(distances.expand(1, 2, -1)).view(2, 2, 8, -1).double()
+    waves = (
+        PairWaves(1, torch.device("cpu"), torch.empty(0, len(distances)))(distances.expand(1, 2, -1))
+        .view(2, 2, 8, -1)
+        .double()
+    )
     frequency = 100.0 / 1000.0 ** (np.arange(8)[:, None] / 8)
     exact = frequency * distances.double().numpy()
     rounded = frequency.astype(np.float32) * distances.numpy()

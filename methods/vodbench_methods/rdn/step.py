@@ -3,18 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from vodbench_methods.rdn.log import SupportLog
-from vodbench_methods.rdn.refinement import Refined
 from vodbench_methods.rdn.window import Columns, Part, View
-from vodbench_methods.relation import ObjectRelation, Room, SharedGeometry, attended, attended_by_heads, head_blocks
+from vodbench_methods.relation import (
+    ObjectRelation,
+    Room,
+    SharedGeometry,
+    are_told,
+    attended,
+    exponentials,
+    head_blocks,
+    weighed,
+)
 
 if TYPE_CHECKING:
     from vodbench_methods.rdn.basic import RDNBasic
+
+
+@dataclass(frozen=True, slots=True)
+class Lot:
+    """What attends to what."""
+
+    queries: Tensor  # (H, R, D / H)
+    keys: Tensor  # (H, n, D / H), as are values
+    values: Tensor
+    part: Part  # the n columns among those of the geometric weights
+    copies: Tensor | None  # (n,) how often each key counts; None: once
 
 
 class Rooms:
@@ -57,13 +77,7 @@ class Step:
         current = self._through_basic(features, weights)
         if self._distiller is None:
             return current
-        found = []
-        for number, (own, queries) in enumerate(zip(current, self._queries(self._distiller, current), strict=True)):
-            for (refined, _), part in zip(self._views[number].refined, self._refined_parts[number], strict=True):
-                assert refined is not None, "an advanced stage without refined proposals"
-                attended = self._distilled(self._distiller, own, queries, boxes, weights[-1], refined, part)
-                found.append(self._method.added(own, attended))
-        return found
+        return self._distilled(self._distiller, current, boxes, weights[-1])
 
     def _through_basic(self, features: Tensor, weights: Sequence[Tensor]) -> list[Tensor]:
         """(R, D) after the basic stage, for each window."""
@@ -72,43 +86,75 @@ class Step:
         current = [self._method.added(features, one) for one in self._first_attended(features, weights[0])]
         for index, module in enumerate(self._basic[1:], start=1):
             current = list(torch.split(self._method.between(index, torch.cat(current)), len(features)))
-            for number, (view, queries) in enumerate(zip(self._views, self._queries(module, current), strict=True)):
-                keys, values = view.log.keys(index, view.rows), view.log.values(index, view.rows)
-                geometry = self._parts[number].of(weights[index])
-                one = attended_by_heads(module, queries, keys, values, geometry, view.copies, self._rooms.logits)
-                current[number] = self._method.added(current[number], one)
+            lots = [self._lot(index, number, own) for number, own in enumerate(self._queries(module, current))]
+            found = self._attended(module, lots, weights[index])
+            current = [self._method.added(own, one) for own, one in zip(current, found, strict=True)]
         return current
 
     def _first_attended(self, features: Tensor, weights: Tensor) -> list[Tensor]:
-        """(R, D) that the first module attends to, for each window: its queries are the same for all."""
+        """(R, D) that the first module attends to, for each window: its queries are the same for all, and so are the
+        exponentials of their logits."""
         module = self._basic[0]
-        queries, keys = module.queries(features), self._union.keys(0, self._rows).transpose(1, 2)
-        found: list[list[Tensor]] = [[] for _ in self._views]
+        queries = module.queries(features)
+        lots = [self._lot(0, number, queries) for number in range(len(self._views))]
+        if queries.dtype != torch.float32 or torch.is_autocast_enabled(queries.device.type):
+            return self._attended(module, lots, weights)
+        keys = self._union.keys(0, self._rows).transpose(1, 2)
+        found: list[list[tuple[Tensor, Tensor]]] = [[] for _ in lots]
         for heads in head_blocks(queries, keys.shape[2]):
-            logits = self._rooms.logits.product(queries[heads], keys[heads])
-            for view, part, blocks in zip(self._views, self._parts, found, strict=True):
-                values = view.log.values(0, view.rows)[heads]
-                own = part.copied(logits, self._rooms.own)
-                blocks.append(attended(module, own, values, part.of(weights[heads]), view.copies))
-        return [torch.cat(blocks, dim=1).to(features.dtype) for blocks in found]
+            shares = exponentials(self._rooms.logits.product(queries[heads], keys[heads]), weights[heads])
+            for lot, blocks in zip(lots, found, strict=True):
+                own = lot.part.copied(shares, self._rooms.own)
+                blocks.append(weighed(own if lot.copies is None else own.mul_(lot.copies), lot.values[heads]))
+        outputs, sums = zip(
+            *([torch.cat(parts) for parts in zip(*blocks, strict=True)] for blocks in found), strict=True
+        )
+        return [
+            output.transpose(0, 1).flatten(1) if are_told(of_lot) else self._attended(module, [lot], weights)[0]
+            for lot, output, of_lot in zip(lots, outputs, sums, strict=True)
+        ]
+
+    def _distilled(
+        self, module: ObjectRelation, current: Sequence[Tensor], boxes: Tensor, weights: Tensor
+    ) -> list[Tensor]:
+        """(R, D) after the advanced stage, for each window and r."""
+        asked = [
+            (own, queries, refined, part)
+            for own, queries, view, parts in zip(
+                current, self._queries(module, current), self._views, self._refined_parts, strict=True
+            )
+            for (refined, _), part in zip(view.refined, parts, strict=True)
+        ]
+        lots = [
+            Lot(queries, refined.kv.keys, refined.kv.values, part, refined.copies)
+            for _, queries, refined, part in asked
+            if refined is not None and part is not None
+        ]
+        in_parts = iter(self._attended(module, lots, weights))
+        found = []
+        for own, _, refined, part in asked:
+            assert refined is not None, "an advanced stage without refined proposals"
+            one = module.attend(own, boxes, refined.kv, refined.copies) if part is None else next(in_parts)
+            found.append(self._method.added(own, one))
+        return found
+
+    def _lot(self, module: int, number: int, queries: Tensor) -> Lot:
+        view = self._views[number]
+        keys, values = view.log.keys(module, view.rows), view.log.values(module, view.rows)
+        return Lot(queries, keys, values, self._parts[number], view.copies)
+
+    def _attended(self, module: ObjectRelation, lots: Sequence[Lot], weights: Tensor) -> list[Tensor]:
+        """(R, D) for each. A head goes over all lots before the next: its geometric weights come from memory once."""
+        found: list[list[Tensor]] = [[] for _ in lots]
+        if not lots:
+            return []
+        for heads in head_blocks(lots[0].queries, max(lot.keys.shape[1] for lot in lots)):
+            geometry = weights[heads]
+            for lot, blocks in zip(lots, found, strict=True):
+                logits = self._rooms.logits.product(lot.queries[heads], lot.keys[heads].transpose(1, 2))
+                blocks.append(attended(module, logits, lot.values[heads], lot.part.of(geometry), lot.copies))
+        return [torch.cat(blocks, dim=1).to(lot.queries.dtype) for lot, blocks in zip(lots, found, strict=True)]
 
     def _queries(self, module: ObjectRelation, features: Sequence[Tensor]) -> Sequence[Tensor]:
         """(H, R, D / H) for each of several (R, D)."""
         return torch.split(module.queries(torch.cat(list(features))), len(features[0]), dim=1)
-
-    def _distilled(
-        self,
-        module: ObjectRelation,
-        features: Tensor,
-        queries: Tensor,
-        boxes: Tensor,
-        weights: Tensor,
-        refined: Refined,
-        part: Part | None,
-    ) -> Tensor:
-        if part is None:
-            return module.attend(features, boxes, refined.kv, refined.copies)
-        kv = refined.kv
-        return attended_by_heads(
-            module, queries, kv.keys, kv.values, part.of(weights), refined.copies, self._rooms.logits
-        )

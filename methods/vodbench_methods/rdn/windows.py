@@ -33,9 +33,9 @@ from vodbench_methods.relation import evenly
 if TYPE_CHECKING:
     from vodbench_methods.rdn.basic import RDNBasic
 
-# Reference proposals at a time: few enough for the logits of a head to stay in the second cache level of a CPU, many
+# Reference proposals at a time: few enough for the logits of a head to stay near in a CPU's caches, many
 # enough for matrix products to run near their best. Not a matter of the window: settings of all windows go together.
-_ROWS_ON_CPU = 64
+_ROWS_ON_CPU = 150
 
 
 class RelationWindows:

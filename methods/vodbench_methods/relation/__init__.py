@@ -1,6 +1,6 @@
 """Relations between proposals: geometry, the object relation module, and a slow reference to test it against."""
 
-from vodbench_methods.relation.blocks import attended, attended_by_heads, head_blocks, partial_sums
+from vodbench_methods.relation.blocks import are_told, attended, exponentials, head_blocks, partial_sums, weighed
 from vodbench_methods.relation.geometry import Floor, GeometricWeights, evenly
 from vodbench_methods.relation.module import KeyValues, ObjectRelation, SharedGeometry
 from vodbench_methods.relation.room import Room
@@ -12,9 +12,11 @@ __all__ = [
     "ObjectRelation",
     "Room",
     "SharedGeometry",
+    "are_told",
     "attended",
-    "attended_by_heads",
     "evenly",
+    "exponentials",
     "head_blocks",
     "partial_sums",
+    "weighed",
 ]

@@ -15,6 +15,8 @@ from vodbench_methods.relation.room import Room
 
 _FLOATS_ON_CPU = 2**17
 _ROWS = 64  # fewer, and matrix products lose more than the cache gives
+# Sums of exponentials between these have all their digits, and room for the values that they are multiplied with.
+_LEAST, _MOST = 1e-26, 1e26
 _ABSENT = -1e4  # the logit of padding: finite, so that a run of nothing but padding stays free of NaN
 
 
@@ -23,27 +25,6 @@ def head_blocks(queries: Tensor, num_keys: int) -> list[slice]:
     heads, rows, _ = queries.shape
     size = max(1, _FLOATS_ON_CPU // max(1, rows * num_keys)) if queries.device.type == "cpu" else heads
     return [slice(start, min(start + size, heads)) for start in range(0, heads, size)]
-
-
-def attended_by_heads(
-    module: ObjectRelation,
-    queries: Tensor,
-    keys: Tensor,
-    values: Tensor,
-    geometry: Tensor,
-    copies: Tensor | None,
-    room: Room,
-) -> Tensor:
-    """(R, D): ``ObjectRelation.attend_weighted`` of queries (H, R, D / H) to keys and values (H, n, D / H).
-
-    geometry: (H, R, ...) of n numbers a row, as is ``copies`` (n,): how often each key counts (None: once).
-    """
-    keys = keys.transpose(1, 2)
-    blocks = [
-        attended(module, room.product(queries[heads], keys[heads]), values[heads], geometry[heads], copies)
-        for heads in head_blocks(queries, keys.shape[2])
-    ]
-    return torch.cat(blocks, dim=1).to(queries.dtype)
 
 
 def attended(module: ObjectRelation, logits: Tensor, values: Tensor, geometry: Tensor, copies: Tensor | None) -> Tensor:
@@ -55,6 +36,28 @@ def attended(module: ObjectRelation, logits: Tensor, values: Tensor, geometry: T
     if copies is not None:
         shares.mul_(copies)
     return module.gathered(shares, values)
+
+
+def exponentials(logits: Tensor, geometry: Tensor) -> Tensor:
+    """exp(logits) times geometry (h, R, K), in the logits' memory: shares of attention before they are divided by their
+    sum, for any choice among the keys. For float32 without gradients.
+
+    No largest logit is subtracted, as every choice has its own; ``are_told`` says where that is too coarse.
+    """
+    return logits.exp_().mul_(geometry)
+
+
+def weighed(shares: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    """(h, R, D / H) of values (h, n, D / H) by their ``exponentials`` (h, R, n), and the sums (h, R, 1) of these."""
+    total = shares.sum(dim=-1, keepdim=True)
+    return torch.bmm(shares, values) / total, total
+
+
+def are_told(sums: Tensor) -> bool:
+    """Whether float32 tells attention from the sums of its ``exponentials``: if no row's largest logit is beyond some
+    +-60."""
+    least, most = sums.aminmax()
+    return bool((least >= _LEAST) & (most <= _MOST))  # not if there is a NaN
 
 
 def partial_sums(

@@ -32,6 +32,7 @@ G + 1e-6 (mega.pytorch). Weights trained with one are wrong with the other."""
 EMBEDDING_DIM = 8 * NUM_FREQUENCIES
 _DISTANCE_FLOOR = 1e-3
 _WEIGHT_FLOOR = 1e-6
+_KEYS_ON_CPU = 4096  # of one query's waves at a time: what the second cache level takes
 
 
 def centres_and_sizes(boxes: Tensor) -> tuple[Tensor, Tensor]:
@@ -67,7 +68,7 @@ class GeometricWeights:
             waves = _size_waves(keys).flatten(1)
             self._key_side = torch.cat([waves, waves.new_ones(len(keys), 1)], dim=1).T.contiguous()  # (33, K)
         self._own = room or Room()
-        self._pairs: PairWaves | None = None
+        self._blocks: list[tuple[slice, PairWaves]] = []  # of keys
 
     def __call__(self, queries: Tensor, out: Tensor | None = None) -> Tensor:
         """(H, Q, K) float32, positive: the factor that multiplies exp(q.k / sqrt(d_k)), per head.
@@ -83,7 +84,7 @@ class GeometricWeights:
                 distances = log_distances(queries, self.keys, self.floor)
             if torch.is_grad_enabled():
                 separable = query_side @ self._key_side
-                waves = PairWaves(count, len(self.keys), queries.device)(distances)
+                waves = PairWaves(count, queries.device, self._key_side[:0])(distances)
                 total = torch.baddbmm(separable, self._centre_weight.expand(count, -1, -1), waves).transpose(0, 1)
                 return total.clamp(min=_WEIGHT_FLOOR) if self.floor == "max" else total.relu() + _WEIGHT_FLOOR
             total = self.array(count, self._own) if out is None else out
@@ -105,14 +106,20 @@ class GeometricWeights:
         return room.array((count, self.num_heads, len(self.keys)), self._key_side)
 
     def _add_up(self, total: Tensor, query_side: Tensor, distances: Tensor) -> None:
-        """Write size and centre terms to ``total`` (Q, H, K), a few rows at a time, so that these stay in the cache."""
-        rows = _rows_of_waves(len(self.keys), total.device)
-        if self._pairs is None:
-            self._pairs = PairWaves(rows, len(self.keys), total.device, self._key_side)
+        """Write size and centre terms to ``total`` (Q, H, K), a block of keys and a few rows at a time, so that the
+        waves stay in the cache."""
         weights = torch.cat([self._centre_weight.expand(len(query_side), -1, -1), query_side], dim=2)
-        parts = (torch.split(t, rows) for t in (total, weights, distances))
-        for some, weight, distance in zip(*parts, strict=True):
-            torch.bmm(weight, self._pairs(distance), out=some)
+        for keys, waves in self._blocks or self._make_blocks():
+            parts = (torch.split(t, waves.rows) for t in (total[..., keys], weights, distances[..., keys]))
+            for some, weight, distance in zip(*parts, strict=True):
+                torch.bmm(weight, waves(distance), out=some)
+
+    def _make_blocks(self) -> list[tuple[slice, PairWaves]]:
+        device = self.keys.device
+        for keys in evenly(len(self.keys), _KEYS_ON_CPU if device.type == "cpu" else len(self.keys)):
+            beside = self._key_side[:, keys]
+            self._blocks.append((keys, PairWaves(_rows_of_waves(beside.shape[1], device), device, beside)))
+        return self._blocks
 
 
 @torch.no_grad()

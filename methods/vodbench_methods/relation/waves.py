@@ -43,12 +43,12 @@ class PairWaves:
     behind the waves of each query: they are (n, 32 + m, K) then.
     """
 
-    def __init__(self, rows: int, num_keys: int, device: torch.device, beside: Tensor | None = None) -> None:
-        more = 0 if beside is None else len(beside)
+    def __init__(self, rows: int, device: torch.device, beside: Tensor) -> None:
+        self.rows = rows
+        more, num_keys = beside.shape
         self._all = torch.empty(rows, 4 * NUM_FREQUENCIES + more, num_keys, device=device)
         self._waves = self._all[:, : 4 * NUM_FREQUENCIES].unflatten(1, (2, 2, NUM_FREQUENCIES))  # type: ignore[no-untyped-call]
-        if beside is not None:
-            self._all[:, 4 * NUM_FREQUENCIES :] = beside
+        self._all[:, 4 * NUM_FREQUENCIES :] = beside
         self._angle = torch.empty(rows, 2, NUM_FREQUENCIES, num_keys, device=device)
         self._frequency = frequencies(device)[:, None].float()
         self._reduced = device.type == "cpu"  # elsewhere one kernel a wave is cheaper than one an operation
