@@ -209,6 +209,22 @@ def test_older_shards_are_read_verified_and_continued(golden: Path, tmp_path: Pa
     assert pq.read_schema(tmp_path / "now" / SHARD).names == pq.read_schema(root / SHARD).names
 
 
+def test_an_older_run_that_was_interrupted_writes_its_shards_again(golden: Path, tmp_path: Path) -> None:
+    """Its row groups hold 16 frames, and shards of one index are alike."""
+    root = tmp_path / "shards"
+    shutil.copytree(golden / "shards_before_motion", root)
+    job = load_index(str(root)).job
+    (root / "index.json").unlink()
+    (root / "incomplete.json").write_text(f'{{"kind":"vodbench-shards","version":1,"job":"{job}"}}\n')
+    write_shards(Source(), str(root))
+    write_shards(Source(), str(tmp_path / "now"))
+    assert load_index(str(root)).group_frames == 4
+    written, expected = (
+        {path.name: path.read_bytes() for path in folder.iterdir()} for folder in (root, tmp_path / "now")
+    )
+    assert written == expected
+
+
 # ---- clips ----
 
 

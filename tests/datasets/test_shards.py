@@ -142,7 +142,7 @@ def test_whole_snippets_and_row_groups_of_consecutive_frames(tmp_path: Path) -> 
             table = file.read_row_group(group, columns=["snippet", "index"])
             names, frames = set(table["snippet"].to_pylist()), table["index"].to_pylist()
             assert len(names) == 1
-            assert len(frames) <= 16
+            assert len(frames) <= index.group_frames == 4
             assert frames == list(range(frames[0], frames[0] + len(frames)))
             assert homes.setdefault(names.pop(), shard.file) == shard.file
 

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import pytest
-from vodbench_machines import S3, vodbench
+from vodbench_machines import S3, free_port, vodbench
 
 from vodbench.data_source import DataSource
 from vodbench.errors import OutOfReachError, UserError
@@ -16,7 +23,7 @@ from vodbench.storage import exists, read_bytes, write_bytes
 from vodbench.training.claims import claim
 from vodbench_datasets.generated import generate
 from vodbench_datasets.generated.config import GeneratorConfig
-from vodbench_datasets.shards import verify_shards, write_shards
+from vodbench_datasets.shards import native, open_shards, verify_shards, write_shards
 
 pytestmark = pytest.mark.slow
 
@@ -47,6 +54,65 @@ def test_shards_are_written_read_and_verified(s3: S3, tmp_path: Path) -> None:
     problems = verify_shards(url)
     assert problems
     assert all(index.shards[1].file in problem for problem in problems)
+
+
+@pytest.fixture
+def plan(s3: S3, tools: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., dict[str, Any]]]:
+    """Sets what a proxy before the gateway does to requests; everything of the test goes through it."""
+    upstream, port = s3.endpoint.rpartition(":")[2], free_port()
+    process = subprocess.Popen([sys.executable, str(tools / "fault_proxy.py"), str(port), upstream])
+
+    def say(**words: Any) -> dict[str, Any]:
+        request = urllib.request.Request(f"http://127.0.0.1:{port}/__faults", json.dumps(words).encode(), method="PUT")
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return dict(json.loads(answer.read()))
+
+    for _ in range(100):
+        try:
+            say(latency=0.0)
+            break
+        except urllib.error.URLError:
+            time.sleep(0.1)
+    monkeypatch.setitem(fsspec.config.conf, "s3", {"endpoint_url": f"http://127.0.0.1:{port}"})
+    monkeypatch.setattr(native, "_paused", {})
+    yield say
+    process.kill()
+    process.wait()
+
+
+def test_a_clip_is_one_request(s3: S3, plan: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    """Once its shard is open; by Arrow's client, which takes the login from the environment as s3fs does."""
+    generate(str(tmp_path), GeneratorConfig(snippets=1, val_snippets=1, frames=24, size=48, classes=2))
+    write_shards(DataSource(root=str(tmp_path)).open(), s3.url("requests"))
+    shards = open_shards(s3.url("requests"))
+    (snippet,) = shards.snippets("train")
+    shards.read("train", snippet.id, [0])
+    assert [opened._is_native for opened in shards._files.values()] == [True]
+    before = plan()["requests"]
+    shards.read("train", snippet.id, [19, 2, 11])
+    assert plan()["requests"] == before + 1
+
+
+@pytest.mark.parametrize(
+    "faults",
+    [{"n503": 3}, {"n_reset": 3, "reset_after": 1000}, {"n_reset": 3, "reset_after": 0}, {"latency": 0.5}],
+    ids=str,
+)
+def test_shards_are_read_through_faults(
+    s3: S3, plan: Callable[..., dict[str, Any]], tmp_path: Path, faults: dict[str, Any]
+) -> None:
+    generate(str(tmp_path), GeneratorConfig(snippets=2, val_snippets=1, frames=8, size=96, classes=2))
+    source, url = DataSource(root=str(tmp_path)).open(), s3.url("faulty")
+    write_shards(source, url, shard_bytes=1)
+    shards = open_shards(url)
+    first, second = (snippet.id for snippet in source.snippets("train"))
+    shards.read("train", first, [0])
+    plan(**faults)
+    for snippet in (first, second):  # a shard that is open, and one that is not
+        for ours, theirs in zip(source.read("train", snippet), shards.read("train", snippet), strict=True):
+            assert theirs.encoded == ours.encoded
+    done = plan()
+    assert (done["n503"], done["n_reset"]) == (0, 0)
 
 
 def test_clips_arrive_from_the_bucket_at_a_speed(s3: S3, servers: Path) -> None:

@@ -48,8 +48,10 @@ def _check(name: str, data: bytes, job: str, pending: Iterable[SnippetInfo]) -> 
     snippets = []
     for info in infos:
         tally = SnippetTally(info, group)
-        for _ in range(0, info.num_frames, GROUP_FRAMES):
+        for low in range(0, info.num_frames, GROUP_FRAMES):
             table = file.read_row_group(group)
+            if table.num_rows != min(GROUP_FRAMES, info.num_frames - low):  # of a run before groups had this size
+                raise _UnsoundError
             _add_rows(tally, table)
             group += 1
         snippets.append(tally.result())

@@ -58,14 +58,17 @@ def parquet_writer(sink: Any, schema: pa.Schema) -> pq.ParquetWriter:
     )
 
 
-def open_parquet(url: str) -> pq.ParquetFile:
+def open_parquet(url: str, source: pa.NativeFile | None = None) -> pq.ParquetFile:
     """A shard, for reading row groups. Pages are checked as they are read, so damage never passes as data.
 
-    Reads go through fsspec, whatever the scheme. Its read-ahead is off: pyarrow asks for what it needs, in few pieces.
+    Reads go through fsspec, whatever the scheme, unless the file comes opened (``source``). fsspec's read-ahead is
+    off: pyarrow asks for what it needs, in few pieces.
     """
     fs, path = filesystem(url)
     with reading_shard(url):
-        file = pq.ParquetFile(fs.open(path, "rb", cache_type="none"), pre_buffer=True, page_checksum_verification=True)
+        if source is None:
+            source = fs.open(path, "rb", cache_type="none")
+        file = pq.ParquetFile(source, pre_buffer=True, page_checksum_verification=True)
         columns = file.schema_arrow.remove_metadata()
     if columns not in (ROWS, ROWS_WITH_MOTION):  # checksums are of pages: the footer is not covered by any
         raise damaged(url, "its columns are not those of a shard")

@@ -12,7 +12,6 @@ from vodbench.storage import exists, join, read_bytes
 from vodbench_datasets.shards.destination import files_in, is_leftover
 from vodbench_datasets.shards.digests import image_digest, snippet_fingerprint, truth_digest
 from vodbench_datasets.shards.layout import (
-    GROUP_FRAMES,
     IMAGE_DIGEST,
     INDEX,
     TRUTH_DIGEST,
@@ -61,13 +60,13 @@ def _verify_shard(root: str, index: Index, number: int, snippets: list[SnippetRe
         return []
     if len(data) < shard.bytes and not data.endswith(_PARQUET_END):  # a shorter file that ends well was rewritten
         return [f"{shard.file}: truncated ({len(data)} of {shard.bytes} bytes)"]
-    found = list(_search(data, snippets))
+    found = list(_search(data, snippets, index.group_frames))
     if not found:
         found = ["every row is intact, the bytes around them are not"]
     return [f"{shard.file}: {problem}" for problem in found]
 
 
-def _search(data: bytes, snippets: list[SnippetRecord]) -> Iterator[str]:
+def _search(data: bytes, snippets: list[SnippetRecord], group_frames: int) -> Iterator[str]:
     """Problems inside a shard whose bytes are not those that were written."""
     try:  # without page checksums: a damaged page is read as it is, so that its row can be named
         file = pq.ParquetFile(pa.BufferReader(data))
@@ -88,8 +87,9 @@ def _search(data: bytes, snippets: list[SnippetRecord]) -> Iterator[str]:
                     yield f"{snippet} frame {frame}: there twice"
                 rows[snippet, frame] = digests
         except UNREADABLE as error:
-            yield f"row group {group} ({_frames_of_group(snippets, group)}) cannot be read ({_line(error)})"
-            unreadable |= set(_group_keys(snippets, group))
+            keys = list(_group_keys(snippets, group, group_frames))
+            yield f"row group {group} ({_frames_of_group(keys)}) cannot be read ({_line(error)})"
+            unreadable |= set(keys)
     yield from _compare(rows, unreadable, snippets)
 
 
@@ -122,15 +122,14 @@ def _compare(
             yield f"{record.id}: content differs from what the index says was written"
 
 
-def _group_keys(snippets: list[SnippetRecord], group: int) -> Iterator[tuple[str, int]]:
+def _group_keys(snippets: list[SnippetRecord], group: int, group_frames: int) -> Iterator[tuple[str, int]]:
     for snippet in snippets:
-        if snippet.row_group <= group < snippet.row_group + snippet.num_groups:
-            low = (group - snippet.row_group) * GROUP_FRAMES
-            yield from ((snippet.id, frame) for frame in range(low, min(low + GROUP_FRAMES, snippet.frames)))
+        if snippet.row_group <= group < snippet.row_group + snippet.num_groups(group_frames):
+            low = (group - snippet.row_group) * group_frames
+            yield from ((snippet.id, frame) for frame in range(low, min(low + group_frames, snippet.frames)))
 
 
-def _frames_of_group(snippets: list[SnippetRecord], group: int) -> str:
-    keys = list(_group_keys(snippets, group))
+def _frames_of_group(keys: list[tuple[str, int]]) -> str:
     return f"{keys[0][0]} frames {keys[0][1]}-{keys[-1][1]}" if keys else "of no snippet in the index"
 
 

@@ -33,7 +33,7 @@ from vodbench_datasets.shards.layout import (
 )
 
 SHARD_BYTES = 256 * 2**20
-_CHUNK_FRAMES = 4 * GROUP_FRAMES  # frames read at a time: a long snippet is never whole in memory as objects
+_CHUNK_FRAMES = 16 * GROUP_FRAMES  # frames read at a time: a long snippet is never whole in memory as objects
 _CHUNKS_AHEAD = 2
 
 Progress = Callable[[int, int], None]  # snippets done, snippets in all
@@ -186,6 +186,7 @@ def _index(
         fingerprint=data,
         classes=tuple(ClassRecord(id=info.id, name=info.name) for info in source.classes),
         provenance={"vodbench": vodbench.__version__, **origin, **provenance},
+        group_frames=GROUP_FRAMES,
         counts={split: _count(records) for split, records in snippets.items()},
         shards=shards,
         snippets=snippets,
