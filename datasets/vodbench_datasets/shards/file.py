@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
-from vodbench.errors import UserError
+from vodbench.errors import OneLineError
 from vodbench.storage import filesystem
 from vodbench_datasets.frames import ENCODED
 from vodbench_datasets.shards.native import is_ready, open_natively, pause
@@ -75,7 +75,7 @@ class ShardFile:
             source = open_natively(self._fs, self._path)
         try:
             return None if source is None else open_parquet(self._url, source)
-        except UserError:  # of the footer: fsspec reads it again, and has the last word
+        except OneLineError:  # of the footer: fsspec reads it again, and has the last word
             pause(self._fs)
             return None
 
