@@ -83,6 +83,6 @@ def _lists(rows: Sequence[npt.NDArray[Any]], value_type: pa.DataType) -> pa.List
 
 def _rows(lists: pa.ListArray) -> list[npt.NDArray[Any]]:
     """A list column as one array a row; copied, because Arrow's buffers are read-only and live in shared memory."""
-    values = lists.values.to_numpy(zero_copy_only=False)
+    values = np.array(lists.flatten().to_numpy(zero_copy_only=False))
     offsets = lists.offsets.to_numpy()
-    return [values[low:high].copy() for low, high in pairwise(offsets.tolist())]
+    return [values[low:high] for low, high in pairwise((offsets - offsets[0]).tolist())]

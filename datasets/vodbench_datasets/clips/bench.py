@@ -24,7 +24,7 @@ from vodbench_datasets.generated import GeneratorConfig, generate
 from vodbench_datasets.shards import Shards, open_shards, write_shards
 from vodbench_datasets.shards.write import ShardSource
 
-EPILOG = shared.example("vodbench bench data --json", "vodbench bench data --also s3://bucket/bench --clips 400")
+EPILOG = shared.example("vodbench bench data --json", "vodbench bench data --also s3://bucket/bench --repeats 1")
 
 SNIPPETS, FRAMES = 6, 48
 SHARD_BYTES = 4 * 2**20
@@ -36,7 +36,7 @@ def command(
         list[str] | None,
         typer.Option(help="Also from here: a folder or URL that gets a copy of the shards for a while."),
     ] = None,
-    clips: Annotated[int, typer.Option(help="Clips a measurement.")] = 400,
+    clips: Annotated[int, typer.Option(help="Clips a measurement; few are read before they are asked for.")] = 1200,
     supports: Annotated[int, typer.Option(help="Support frames a clip, beside its reference frame.")] = 2,
     size: Annotated[
         int, typer.Option(help="Side of the frames; 960: the pixels of 1280 x 720, as VID has them.")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import Any, cast
 
 import numpy as np
@@ -75,15 +76,14 @@ def error_block(error: UserError) -> pa.Table:
 def decode_block(table: pa.Table) -> Iterator[Clip]:
     """The clips of a block, decoded one at a time; ``UserError`` for a frame that does not decode or an error block."""
     lists = table.column("frames").combine_chunks()
-    structs = lists.values
-    bounds = lists.offsets.to_pylist()
+    counts = lists.value_lengths().to_pylist()
     rows = table.drop_columns(["frames"]).to_pylist()
-    for row, low, high in zip(rows, bounds[:-1], bounds[1:], strict=True):
+    snippets = [row["snippet"] for row, count in zip(rows, counts, strict=True) for _ in range(count)]
+    frames = iter(from_columns(lists.flatten().field, snippets, with_motion=True))
+    for row, count in zip(rows, counts, strict=True):
         if row["error"] is not None:
             raise UserError(row["error"])
-        records = structs.slice(low, high - low)
-        frames = from_columns(records.field, [row["snippet"]] * (high - low), with_motion=True)
-        yield _decode_clip(row, frames)
+        yield _decode_clip(row, list(islice(frames, count)))
 
 
 def _decode_clip(row: Mapping[str, Any], frames: Sequence[Frame]) -> Clip:

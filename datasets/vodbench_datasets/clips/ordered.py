@@ -7,6 +7,7 @@ Who wants rows owns a run; tasks read encoded frames into the object store, only
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 _TASKS = 2  # read tasks of one run at a time
 _STORE_SHARE = 0.25  # of the object store, for the runs of all workers together
+
+_STEP_SECONDS = 0.01  # between two looks of Ray Data at what its tasks do; a block takes some 0.3 s to read and decode
 
 Job = TypeVar("Job")
 Chunk = TypeVar("Chunk")
@@ -68,6 +71,7 @@ def _run(
     context = dataset.context
     context.enable_progress_bars = False
     context.execution_options.preserve_order = True
+    context.custom_execution_callback_classes = [_Unhurried]
     store = ray.cluster_resources().get("object_store_memory", 0.0)  # type: ignore[no-untyped-call]
     context.execution_options.resource_limits = ExecutionResources.for_limits(
         object_store_memory=_STORE_SHARE * store / world
@@ -77,6 +81,25 @@ def _run(
         yield from batches
     finally:
         batches.close()
+
+
+class _Unhurried:
+    """A callback of Ray Data's executor, whose loop otherwise spins where blocks wait to be taken.
+
+    It is a thread of the process that decodes, which then waits for Python's lock: clips came a third slower.
+    """
+
+    def before_execution_starts(self, executor: object) -> None:
+        """Nothing to do."""
+
+    def on_execution_step(self, executor: object) -> None:
+        time.sleep(_STEP_SECONDS)
+
+    def after_execution_succeeds(self, executor: object) -> None:
+        """Nothing to do."""
+
+    def after_execution_fails(self, executor: object, error: Exception) -> None:
+        """Nothing to do."""
 
 
 def _read(reference: ray.ObjectRef[Job], read: Callable[[Job, Chunk], pa.Table], chunk: Chunk) -> pa.Table:
