@@ -117,6 +117,7 @@ def measure_settings(
     assert isinstance(method, torch.nn.Module)
     method.eval().to(device)
     bench = _Bench(method, size, num_frames, device, distinct or num_frames)
+    _give_features_unit_scale(method, bench.images[0], base)
     bench.detected([base], bench.images[:2])  # first calls are slow
     on_progress("one setting by itself")
     one, (alone,) = bench.evaluated([base])
@@ -132,6 +133,15 @@ def measure_settings(
         _assert_same(results, [result for _, (result,) in passes])
         apart = _sum([spent for spent, _ in passes])
     return Costs(num_settings=len(configs), one=one, together=together, one_by_one=apart)
+
+
+@torch.inference_mode()
+def _give_features_unit_scale(method: Any, image: Image, config: MethodConfig) -> None:
+    """Untrained weights give proposals features of 10^5, and logits that no trained network has: attention then is to
+    one key alone, and takes the ways that are for such numbers."""
+    scale = float(method.encode(image, config).features.square().mean().sqrt())
+    method.fcs[0].weight.div_(scale)
+    method.fcs[0].bias.div_(scale)
 
 
 class _Bench:
