@@ -9,6 +9,8 @@ from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
+THREAD = "vodbench-prefetch"  # the name of the threads that work ahead
+
 
 class _End(Generic[T]):
     """What the thread puts last: the error that stopped it, if one did."""
@@ -51,7 +53,7 @@ def prefetch(make: Callable[[], Iterator[T]], depth: int) -> Generator[T, None, 
                 close()
             offer(_End(error))
 
-    thread = threading.Thread(target=work, name="vodbench-prefetch", daemon=True)
+    thread = threading.Thread(target=work, name=THREAD, daemon=True)
     thread.start()
     try:
         while True:

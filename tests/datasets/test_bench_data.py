@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -11,11 +17,13 @@ from typer.testing import CliRunner
 from vodbench.cli import app
 from vodbench.data_source import DataSource
 from vodbench.errors import UserError
+from vodbench.prefetch import prefetch
 from vodbench.spec import ClipSpec
+from vodbench.timing.contention import ThreadTimes
 from vodbench_datasets.clips.bench import command
 from vodbench_datasets.clips.blocks import decode_block, read_block
 from vodbench_datasets.clips.pipeline import plan_of
-from vodbench_datasets.clips.throughput import Flow, decoding, distinct_frames, encoded_frames
+from vodbench_datasets.clips.throughput import Flow, _Decoder, decoding, distinct_frames, encoded_frames
 from vodbench_datasets.generated import GeneratorConfig, generate
 
 
@@ -36,6 +44,46 @@ def test_frames_are_those_that_clips_decode(tmp_path: Path) -> None:
 def test_the_median_is_one_measurement() -> None:
     flows = [Flow(frames_per_second=speed, cpu_ms_a_frame=speed + 1) for speed in (5.0, 1.0, 3.0, 4.0)]
     assert Flow.median(flows) == flows[2]
+
+
+def test_what_a_decoder_waited_for() -> None:
+    """A thread that sleeps waits for data; one that computes beside others on the same core waits for that core."""
+    if ThreadTimes.read(threading.get_native_id()) is None:
+        pytest.skip("the kernel does not count how long threads wait for a core")
+    cores = os.sched_getaffinity(0)
+
+    def clips(wait: Callable[[], None]) -> Iterator[float]:
+        os.sched_setaffinity(0, {min(cores)})  # of this thread, and of what it starts
+        for _ in range(4):
+            wait()
+            yield time.perf_counter()
+
+    def waits(wait: Callable[[], None]) -> tuple[float, float]:
+        arriving = prefetch(lambda: clips(wait), depth=1)
+        next(arriving)
+        decoder = _Decoder()
+        for _ in arriving:
+            decoder.look()
+        core, data = decoder.waits()
+        assert core is not None
+        assert data is not None
+        return core, data
+
+    core, data = waits(lambda: time.sleep(0.1))
+    assert data > 0.15
+    assert core < data
+    with subprocess.Popen([sys.executable, "-S", "-c", "while True: pass"]) as neighbour:
+        os.sched_setaffinity(neighbour.pid, {min(cores)})
+        core, data = waits(lambda: compute(0.3))
+        neighbour.kill()
+    assert core > 0.15
+    assert data < core
+
+
+def compute(seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        pass
 
 
 @pytest.mark.parametrize(
@@ -60,5 +108,7 @@ def test_the_command(tmp_path: Path) -> None:
         cpu = figures[f"{place}_cpu_ms_a_frame"] / figures["decode_cpu_ms_a_frame"]
         assert figures[f"cpu_over_decode_{place}"] == pytest.approx(cpu)
         assert figures[f"first_clip_seconds_{place}"] > 0
+        for wait in ("core", "data"):
+            assert figures[f"{place}_{wait}_wait_ms_a_frame"] >= 0
     assert figures["object_store_mib"] > 0
     assert list(also.iterdir()) == []

@@ -49,7 +49,8 @@ def command(
 
     A training worker decodes in one thread, so the yardstick is one thread as well. Clips come through Ray Data as
     they do in training, to a consumer that does nothing else. Frames a second after the first clips have arrived; what
-    comes before is told apart.
+    comes before is told apart, and what the decoding thread waited for: a core (a store's server on the same machine
+    takes its share of them), or data.
     """
     for name, value, low in (
         ("clips", clips, 32),
@@ -145,11 +146,22 @@ def _figures(found: dict[str, list[Flow]]) -> dict[str, Any]:
             figures[f"fraction_of_decode_{name}"] = flow.frames_per_second / decode.frames_per_second
             figures[f"cpu_over_decode_{name}"] = flow.cpu_ms_a_frame / decode.cpu_ms_a_frame
             figures[f"first_clip_seconds_{name}"] = flow.first_seconds
+            figures[f"{name}_core_wait_ms_a_frame"] = flow.core_wait_ms_a_frame
+            figures[f"{name}_data_wait_ms_a_frame"] = flow.data_wait_ms_a_frame
     return figures
 
 
 def _print(figures: dict[str, Any], places: list[str]) -> None:
-    shown = Table("from", "frames a second", "of decoding", "CPU ms a frame", "x decoding", "first clip after, s")
+    shown = Table(
+        "from",
+        "frames a second",
+        "of decoding",
+        "CPU ms a frame",
+        "x decoding",
+        "waits for a core",
+        "for data",
+        "first clip after, s",
+    )
     speed, cpu = figures["decode_frames_per_second"], figures["decode_cpu_ms_a_frame"]
     shown.add_row("memory", f"{speed:.2f}", "", f"{cpu:.2f}")
     for name in places:
@@ -159,9 +171,15 @@ def _print(figures: dict[str, Any], places: list[str]) -> None:
             f"{figures[f'fraction_of_decode_{name}']:.2f}",
             f"{figures[f'{name}_cpu_ms_a_frame']:.2f}",
             f"{figures[f'cpu_over_decode_{name}']:.2f}",
+            _ms(figures[f"{name}_core_wait_ms_a_frame"]),
+            _ms(figures[f"{name}_data_wait_ms_a_frame"]),
             f"{figures[f'first_clip_seconds_{name}']:.1f}",
         )
     shared.console.print(shown)
     shared.console.print(
         f"object store {figures['object_store_mib']:.0f} MiB, swapped out meanwhile {figures['swapped_mib']:.0f} MiB"
     )
+
+
+def _ms(value: float | None) -> str:
+    return "not counted here" if value is None else f"{value:.2f} ms"

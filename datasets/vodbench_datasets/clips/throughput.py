@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +11,9 @@ from dataclasses import dataclass
 import psutil
 
 from vodbench.images import decode
+from vodbench.prefetch import THREAD
 from vodbench.spec import Clip, ClipSpec, Frame
+from vodbench.timing.contention import ThreadTimes
 from vodbench_datasets.clips.pipeline import BLOCK_CLIPS, RayClips, plan_of
 
 
@@ -21,6 +24,10 @@ class Flow:
     frames_per_second: float
     cpu_ms_a_frame: float  # of this process and all that it started
     first_seconds: float = 0.0  # until the first clip: Ray Data's start
+    # What the thread that decodes waited for, where the kernel counts it: a core that something else had, or data (and
+    # Python's lock). Where it is a core, more cores would help; where it is data, faster storage.
+    core_wait_ms_a_frame: float | None = None
+    data_wait_ms_a_frame: float | None = None
 
     @staticmethod
     def median(flows: Sequence[Flow]) -> Flow:
@@ -58,12 +65,42 @@ def reading(dataset: RayClips, clips: ClipSpec, num_clips: int, seed: int) -> Fl
     for _ in range(BLOCK_CLIPS - 1):
         next(arriving)
     started, cpu = time.perf_counter(), _cpu_seconds()
-    count = sum(distinct_frames(clip) for clip in arriving)
+    decoder = _Decoder()
+    count = 0
+    for clip in arriving:
+        count += distinct_frames(clip)
+        decoder.look()
+    core, data = decoder.waits()
     return Flow(
         frames_per_second=count / (time.perf_counter() - started),
         cpu_ms_a_frame=1000 * (_cpu_seconds() - cpu) / count,
         first_seconds=first,
+        core_wait_ms_a_frame=None if core is None else 1000 * core / count,
+        data_wait_ms_a_frame=None if data is None else 1000 * data / count,
     )
+
+
+class _Decoder:
+    """The thread that decodes the clips which are arriving, from now on. It ends with the last of them, or before."""
+
+    def __init__(self) -> None:
+        alive = [thread.native_id for thread in threading.enumerate() if thread.name == THREAD]
+        self._id = alive[-1] if alive else None  # the one begun last
+        self._first = self._last = self._now()
+
+    def look(self) -> None:
+        self._last = self._now() or self._last
+
+    def waits(self) -> tuple[float | None, float | None]:
+        """Seconds between the first and the last look in which it waited for a core, and for data."""
+        first, last = self._first, self._last
+        if first is None or last is None:
+            return None, None
+        core = last.queued - first.queued
+        return core, max(last.at - first.at - (last.running - first.running) - core, 0.0)
+
+    def _now(self) -> ThreadTimes | None:
+        return None if self._id is None else ThreadTimes.read(self._id)
 
 
 def distinct_frames(clip: Clip) -> int:

@@ -63,6 +63,24 @@ def _run_delay() -> float | None:
         return None
 
 
+@dataclass(frozen=True, slots=True)
+class ThreadTimes:
+    """What one thread of this process did since it started, in seconds, and when that was read."""
+
+    running: float
+    queued: float  # runnable, while something else had the CPU
+    at: float
+
+    @staticmethod
+    def read(native_id: int) -> ThreadTimes | None:
+        """None where the kernel does not say, or no longer, as the thread has ended."""
+        try:
+            running, queued, *_ = (_TASKS / str(native_id) / "schedstat").read_text().split()
+            return ThreadTimes(1e-9 * int(running), 1e-9 * int(queued), time.perf_counter())
+        except (OSError, ValueError):
+            return None
+
+
 def pressure_total() -> float | None:
     """Seconds in which some task waited for a CPU, since the machine started; None where the kernel does not say."""
     try:
