@@ -203,7 +203,7 @@ def test_when_it_breaks_in_the_middle_fsspec_reads_on_and_it_comes_back(client: 
     shards = open_shards(str(tmp_path))
     shards.read("train", "a", [5])
     client.breaks = True
-    shards._files[0]._file.close(force=True)  # as a connection that went away: the next read fails
+    shards._files[0]._file.close()  # as a connection that went away: the next read fails
     for _ in range(2):
         assert shards.read("train", "a", [38])[0].encoded == frame(38).encoded
     assert len(client.opened) == 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -20,8 +19,7 @@ from vodbench_datasets.shards.file import ShardFile
 from vodbench_datasets.shards.layout import IMAGE_DIGEST, ROWS, TRUTH_DIGEST, SnippetRecord, load_index
 from vodbench_datasets.shards.rows import to_frames
 
-# Each holds a file handle and its parsed footer, 3 MB for a shard of 256 MB; to read that again costs 2 ms.
-_OPEN_FILES = 32
+_OPEN_FILES = 64  # of the local disk, each a file descriptor; what is kept of every shard's footer is small
 _TRUTH_COLUMNS = [name for name in ROWS.names if name not in (ENCODED, IMAGE_DIGEST, TRUTH_DIGEST)]
 _COLUMNS = [*_TRUTH_COLUMNS, ENCODED]
 
@@ -41,7 +39,8 @@ class Shards(RayClips):
     def __init__(self, root: str) -> None:
         self.root = root
         self.index = load_index(root)
-        self._files: OrderedDict[int, ShardFile] = OrderedDict()
+        self._files: dict[int, ShardFile] = {}
+        self._descriptors: dict[int, ShardFile] = {}
         self._lock = threading.Lock()  # a ShardFile has one read position
         self._training_labels: dict[str, list[tuple[int, ...]]] = {}
 
@@ -49,7 +48,7 @@ class Shards(RayClips):
         return {"root": self.root, "index": self.index}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _files=OrderedDict(), _lock=threading.Lock(), _training_labels={})
+        self.__dict__.update(state, _files={}, _descriptors={}, _lock=threading.Lock(), _training_labels={})
 
     @cached_property
     def classes(self) -> tuple[ClassInfo, ...]:
@@ -147,14 +146,15 @@ class Shards(RayClips):
             return self._open(shard).read(groups, columns)
 
     def _open(self, shard: int) -> ShardFile:
-        if shard in self._files:
-            self._files.move_to_end(shard)
-            return self._files[shard]
-        record = self.index.shards[shard]
-        file = ShardFile(join(self.root, record.file), record.bytes)
-        self._files[shard] = file
-        if len(self._files) > _OPEN_FILES:
-            self._files.popitem(last=False)[1].close()
+        if shard not in self._files:
+            record = self.index.shards[shard]
+            self._files[shard] = ShardFile(join(self.root, record.file), record.bytes)
+        file = self._files[shard]
+        if not file.is_far:
+            self._descriptors.pop(shard, None)
+            self._descriptors[shard] = file  # the one used last is the last
+            if len(self._descriptors) > _OPEN_FILES:
+                self._descriptors.pop(next(iter(self._descriptors))).close()
         return file
 
     @cached_property

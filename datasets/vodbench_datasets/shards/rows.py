@@ -1,4 +1,4 @@
-"""Frames to rows of a shard and back, and the one place where a shard is opened."""
+"""Frames to rows of a shard and back, and what is said of a shard that cannot be read."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import pyarrow.parquet as pq
 from vodbench.errors import UserError
 from vodbench.interruption import from_outside
 from vodbench.spec import Frame
-from vodbench.storage import filesystem, out_of_reach
+from vodbench.storage import out_of_reach
 from vodbench_datasets.frames import MOTION, from_columns, to_columns
 from vodbench_datasets.shards.digests import image_digest, truth_digest
-from vodbench_datasets.shards.layout import IMAGE_DIGEST, ROWS, ROWS_WITH_MOTION, TRUTH_DIGEST
+from vodbench_datasets.shards.layout import IMAGE_DIGEST, TRUTH_DIGEST
 
 # What pyarrow raises for a damaged file: ValueError for names that are not UTF-8, LookupError for columns or row groups
 # that the damaged footer no longer lists.
@@ -56,23 +56,6 @@ def parquet_writer(sink: Any, schema: pa.Schema) -> pq.ParquetWriter:
         write_statistics=["index"],
         write_page_checksum=True,
     )
-
-
-def open_parquet(url: str, source: pa.NativeFile | None = None) -> pq.ParquetFile:
-    """A shard, for reading row groups. Pages are checked as they are read, so damage never passes as data.
-
-    Reads go through fsspec, whatever the scheme, unless the file comes opened (``source``). fsspec's read-ahead is
-    off: pyarrow asks for what it needs, in few pieces.
-    """
-    fs, path = filesystem(url)
-    with reading_shard(url):
-        if source is None:
-            source = fs.open(path, "rb", cache_type="none")
-        file = pq.ParquetFile(source, pre_buffer=True, page_checksum_verification=True)
-        columns = file.schema_arrow.remove_metadata()
-    if columns not in (ROWS, ROWS_WITH_MOTION):  # checksums are of pages: the footer is not covered by any
-        raise damaged(url, "its columns are not those of a shard")
-    return file
 
 
 @contextmanager
