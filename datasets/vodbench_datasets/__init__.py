@@ -16,4 +16,5 @@ TOOLS: dict[str, str] = {
 # Benchmarks of what data sets are made of: name under `vodbench bench` -> module with `command` and its `EPILOG`.
 BENCHES: dict[str, str] = {
     "data": "vodbench_datasets.clips.bench",
+    "shards": "vodbench_datasets.shards.bench",
 }

@@ -65,11 +65,11 @@ def command(
     wanted = ClipSpec(num_supports=supports, offset_low=-9, offset_high=9)
     with tempfile.TemporaryDirectory(prefix="vodbench-bench-") as folder:
         places = {"local": _made_up_shards(folder, size, seed)}
-        with _copies(places["local"], also or []) as copies:
-            figures = _measure(places | copies, wanted, clips, seed, repeats)
+        with copies(places["local"], also or [], SHARD_BYTES) as found:
+            figures = _measure(places | found, wanted, clips, seed, repeats)
     if json:
         return shared.print_json(figures)
-    _print(figures, [*places, *copies])
+    _print(figures, [*places, *found])
     return None
 
 
@@ -84,7 +84,7 @@ def _made_up_shards(folder: str, size: int, seed: int) -> Shards:
 
 
 @contextmanager
-def _copies(original: Shards, urls: list[str]) -> Iterator[dict[str, Shards]]:
+def copies(original: Shards, urls: list[str], shard_bytes: int) -> Iterator[dict[str, Shards]]:
     """The same shards at other places, under the name of their scheme; removed at the end, with nothing beside them."""
     made: dict[str, str] = {}
     try:
@@ -92,7 +92,7 @@ def _copies(original: Shards, urls: list[str]) -> Iterator[dict[str, Shards]]:
             name = url.partition("://")[0] if "://" in url else "local"
             made[_unique(name, made)] = place = join(url, f"vodbench-bench-{uuid.uuid4().hex[:12]}")
             with shared.console.status(f"copying the shards to {url}"):
-                write_shards(original, place, shard_bytes=SHARD_BYTES)
+                write_shards(original, place, shard_bytes=shard_bytes)
         yield {name: open_shards(place) for name, place in made.items()}
     finally:
         for place in made.values():
