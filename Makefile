@@ -12,7 +12,7 @@ demo: $(READY)  ## the main job: generated video -> trained methods -> sweep -> 
 # Many tests wait (for Ray, MLflow, a server to start): two at a time fill two cores.
 JOBS ?= 2
 test: $(READY)  ## all tests, the slow end-to-end ones included
-	$(BIN)/python -m pytest --numprocesses=$(JOBS) --dist=loadgroup --no-loadscope-reorder
+	$(BIN)/python -m pytest --numprocesses=$(JOBS) --dist=loadscope --no-loadscope-reorder
 
 TIMES ?= 20
 faults: $(READY)  ## each fault of the suite TIMES times, and the table of what came of it; 1.5 hours: see docs/faults.md

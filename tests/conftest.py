@@ -53,11 +53,21 @@ LONGEST = ("servers", "faults")  # they share the port of the S3 server: never t
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With several processes, the tests of one file stay together, and what takes longest begins first."""
+    """What takes longest begins first."""
     items.sort(key=lambda item: item.path.parent.name not in LONGEST)
-    for item in items:
-        folder = item.path.parent.name
-        item.add_marker(pytest.mark.xdist_group("servers" if folder in LONGEST else f"{folder}/{item.path.name}"))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With several processes the tests of one file stay together, for they share servers, clusters and trainings."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            path = Path(nodeid.partition("::")[0])
+            return "servers" if path.parent.name in LONGEST else str(path)
+
+    return ByFile(config, log)
 
 
 @pytest.fixture(scope="session", autouse=True)
