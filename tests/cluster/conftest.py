@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from typing import Any
 
 import psutil
 import pytest
+from ports import free_port
 
 RAY = Path(sys.executable).with_name("ray")
 START_SECONDS = 180.0
@@ -83,12 +85,17 @@ class Cluster:
         )  # fmt: skip
         self.processes.append(process)
         assert process.stdout is not None
-        seen = ""
-        for line in process.stdout:
-            seen += line
-            if "runtime started" in line:
-                return process
-        raise AssertionError(seen)
+        late = threading.Timer(START_SECONDS, process.kill)
+        late.start()
+        try:
+            seen = ""
+            for line in process.stdout:
+                seen += line
+                if "runtime started" in line:
+                    return process
+        finally:
+            late.cancel()
+        raise AssertionError(f"the node did not start within {START_SECONDS:.0f} s, or ended: {seen}")
 
     def kill(self, process: subprocess.Popen[str]) -> None:
         """The whole node at once, as a machine that loses its power."""
@@ -136,12 +143,7 @@ def network() -> Iterator[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def cluster(network: dict[str, Any]) -> Iterator[Cluster]:
     """A head, alone."""
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    made = Cluster(port=port, token=secrets.token_hex(32), **network)
+    made = Cluster(port=free_port(), token=secrets.token_hex(32), **network)
     try:
         made.start_head()
         yield made

@@ -20,7 +20,8 @@ from faults_servers import Gateway, Mlflow, Proxy
 from faults_study import PLUGIN, Place
 from faults_suite import Suite
 from faults_table import Row, table
-from vodbench_machines import S3, START_SECONDS, free_port, kill_s3, need_package, start_s3
+from ports import free_port
+from vodbench_machines import S3, START_SECONDS, kill_s3, need_package, start_s3
 
 TIMES = int(os.environ.get("VODBENCH_FAULTS", "0"))  # strikes of each fault; 0: the few that every test run does
 SEED = int(os.environ.get("VODBENCH_FAULTS_SEED", "0"))

@@ -7,7 +7,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -18,6 +17,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from ports import free_port
 
 from vodbench.errors import UserError
 from vodbench.launch.on_ray import RayJobs
@@ -87,7 +87,7 @@ methods: [{method: m, knobs: {T: [1, 2, 3, 4]}}]
 @pytest.fixture(scope="module")
 def address(in_memory: str | None) -> Iterator[str]:
     """A Ray that wants a token; every process of it ends with the test."""
-    port, agent, client = free_ports(3)
+    port, agent, client = free_port(), free_port(), free_port()
     folder = Path(tempfile.mkdtemp(prefix="ray-", dir=in_memory))  # of a short name, because sockets have short names
     environment = os.environ | {
         "RAY_AUTH_MODE": "token",
@@ -115,16 +115,6 @@ def address(in_memory: str | None) -> Iterator[str]:
                     process.kill()
         head.wait()
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def free_ports(count: int) -> list[int]:
-    held = [socket.socket() for _ in range(count)]
-    for one in held:
-        one.bind(("127.0.0.1", 0))
-    ports: list[int] = [one.getsockname()[1] for one in held]
-    for one in held:
-        one.close()
-    return ports
 
 
 def _await_jobs(url: str, head: subprocess.Popen[bytes], log: Path) -> None:

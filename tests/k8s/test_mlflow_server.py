@@ -6,7 +6,6 @@ import importlib.util
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pytest
+from ports import free_port
 
 SCRIPT = Path(__file__).resolve().parents[2] / "k8s" / "base" / "services" / "mlflow_server.py"
 PASSWORD = "p%s:w/o@rd %(x)s"
@@ -79,9 +79,7 @@ def postgres(shared: Path) -> Iterator[int]:
     """The port of a server with an empty database ``mlflow``, whose user ``ci`` has any password."""
     if not list(Path("/usr/lib/postgresql").glob("*/bin/initdb")):
         pytest.skip("PostgreSQL is not installed: apt-get install postgresql")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
+    port = free_port()
     home = Path(tempfile.mkdtemp(prefix="vodbench-"))  # short: sockets have short names
     home.chmod(0o755)
     data, as_user = home / "data", list[str]()

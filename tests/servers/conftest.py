@@ -19,7 +19,8 @@ import fsspec
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent / "plugin"))
-from vodbench_machines import S3, START_SECONDS, Mlflow, Swept, free_port, kill_s3, need_package, start_s3, vodbench
+from ports import free_port
+from vodbench_machines import S3, START_SECONDS, Mlflow, Swept, kill_s3, need_package, start_s3, vodbench
 
 STUDY = """\
 name: bucket

@@ -15,7 +15,8 @@ from typing import Any
 
 import fsspec
 import pytest
-from vodbench_machines import S3, free_port, vodbench
+from ports import free_port
+from vodbench_machines import S3, vodbench
 
 from vodbench.data_source import DataSource
 from vodbench.errors import OutOfReachError, UserError

@@ -8,7 +8,6 @@ are kept, and Arrow is given a footer that lists the row groups of one read and 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -50,7 +49,9 @@ class Footer:
         self.num_row_groups: int = metadata.num_row_groups
         first = metadata.row_group(0)
         self._columns = [_column(first.column(number)) for number in range(metadata.num_columns)]
-        self._head = thrift[: thrift.index(self._list_of_groups(metadata.num_rows, metadata.num_row_groups))]
+        self._column_list = _field(1, _LIST) + _list_header(metadata.num_columns, _STRUCT)
+        groups = _group_list(metadata.num_rows, metadata.num_row_groups)
+        self._head = thrift[: thrift.index(groups + self._column_list)]  # version and schema
         self._rows, self._starts, self._values, self._sizes = _places(metadata)
 
     @staticmethod
@@ -73,20 +74,10 @@ class Footer:
         ``IndexError`` for a group that is not there.
         """
         rows = sum(int(self._rows[group]) for group in groups)
-        made = b"".join(map(self._group, groups))
-        return _parse(self._head + self._list_of_groups(rows, len(groups), made) + _STOP)
-
-    def _list_of_groups(self, rows: int, count: int, groups: bytes | None = None) -> bytes:
-        """The fields of the number of rows and of the list of groups; without ``groups`` up to where those differ."""
-        fields = _field(1, _I64) + _number(rows) + _field(1, _LIST) + _list_header(count, _STRUCT)
-        return fields + (self._list_of_columns if groups is None else groups)
-
-    @cached_property
-    def _list_of_columns(self) -> bytes:
-        return _field(1, _LIST) + _list_header(len(self._columns), _STRUCT)
+        return _parse(b"".join([self._head, _group_list(rows, len(groups)), *map(self._group, groups), _STOP]))
 
     def _group(self, group: int) -> bytes:
-        made = [self._list_of_columns]
+        made = [self._column_list]
         place = int(self._starts[group])
         sizes = self._sizes[group].tolist()
         for column, values, size in zip(self._columns, self._values[group].tolist(), sizes, strict=True):
@@ -106,6 +97,11 @@ def _parse(thrift: bytes) -> pq.FileMetaData:
 def _last(source: Any, num_bytes: int) -> bytes:
     source.seek(-num_bytes, 2)
     return bytes(source.read(num_bytes))
+
+
+def _group_list(rows: int, count: int) -> bytes:
+    """Of the file its number of rows, and the list of so many row groups up to the first."""
+    return _field(1, _I64) + _number(rows) + _field(1, _LIST) + _list_header(count, _STRUCT)
 
 
 def _places(metadata: pq.FileMetaData) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

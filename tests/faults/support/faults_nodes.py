@@ -17,7 +17,7 @@ import psutil
 from faults_kinds import WORK, title_of
 from faults_study import Command, Place, environment
 from faults_suite import Suite
-from vodbench_machines import free_port
+from ports import free_port
 
 START_S = 240.0
 # Ray takes a node for dead after half a minute; nobody waits that long here.

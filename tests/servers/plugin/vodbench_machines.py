@@ -19,6 +19,7 @@ from typing import Any
 
 import fsspec
 import pytest
+from ports import free_port
 
 CEPH = ("radosgw", "ceph-mon", "ceph-osd", "ceph", "radosgw-admin")
 CEPH_PORT = 3310  # of the monitor, fixed in the script that starts it
@@ -145,12 +146,6 @@ def vodbench(*words: str, folder: Path, **variables: str) -> subprocess.Complete
     except subprocess.TimeoutExpired as error:
         said = b"".join(filter(None, [error.stdout, error.stderr])).decode(errors="replace")  # type: ignore[list-item]
         pytest.fail(f"vodbench {words[0]} took longer than {COMMAND_SECONDS:.0f} s; it had said: {said[-3000:]}")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def need_package(module: str, package: str) -> None:
