@@ -76,6 +76,17 @@ def test_steps_follow_the_order_of_ends_and_stay_when_trials_are_added(tmp_path:
     assert [step["trial"] for step in kept["steps"]] == ["b", "a", "c"]
 
 
+def test_a_step_counts_all_trials_so_far_though_only_the_front_is_kept(tmp_path: Path) -> None:
+    """With ties, and with trials whose accuracy is unknown."""
+    rng = np.random.default_rng(0)
+    gains = np.where(rng.random(60) < 0.2, np.nan, rng.integers(0, 12, 60) / 12).tolist()
+    costs = rng.integers(1, 30, 60).tolist()
+    records = [record(f"{n:02}", g, c, second=n) for n, (g, c) in enumerate(zip(gains, costs, strict=True))]
+    found = [step.hypervolume for step in history(str(tmp_path), records)]
+    wanted = [hypervolume(gains[: n + 1], costs[: n + 1]) for n in range(60)]
+    assert found == pytest.approx(wanted, abs=1e-12)
+
+
 def test_without_its_file_the_history_is_made_from_the_records(tmp_path: Path) -> None:
     records = [record("a", 0.6, 10, 2), record("b", 0.5, 100, 1)]
     assert [step.trial for step in history(str(tmp_path), records)] == ["b", "a"]

@@ -58,11 +58,18 @@ def history(out: str, records: Sequence[TrialRecord]) -> list[Step]:
     seen = [trial for trial in _order(out) if trial in complete]
     new = sorted(complete.keys() - set(seen), key=lambda trial: (_ended_ms(complete[trial]), trial))
     ordered = [complete[trial] for trial in (*seen, *new)]
-    gains = [r.accuracy.map for r in ordered if r.accuracy]
-    costs_ms = [r.runtime.mean_ms for r in ordered if r.runtime]
-    return [
-        Step(r.fingerprint, _ended_ms(r), hypervolume(gains[: i + 1], costs_ms[: i + 1])) for i, r in enumerate(ordered)
-    ]
+    steps: list[Step] = []
+    front: list[tuple[float, float]] = []  # of those so far: no other point counts, and most trials do not change it
+    value = 0.0
+    for record in ordered:
+        assert record.accuracy is not None
+        assert record.runtime is not None
+        gain, cost_ms = record.accuracy.map, record.runtime.mean_ms
+        if not any(other >= gain and ms <= cost_ms for other, ms in front):
+            front = [(other, ms) for other, ms in front if not (gain >= other and cost_ms <= ms)] + [(gain, cost_ms)]
+            value = hypervolume(*zip(*front, strict=True))
+        steps.append(Step(record.fingerprint, _ended_ms(record), value))
+    return steps
 
 
 def write_history(out: str, records: Sequence[TrialRecord]) -> list[Step]:
