@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -12,9 +11,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
+from command_line import Run, figures
 
-from vodbench.cli import app
 from vodbench.data_source import DataSource
 from vodbench.errors import UserError
 from vodbench.prefetch import prefetch
@@ -96,19 +94,17 @@ def test_bad_numbers(wrong: dict[str, int], message: str) -> None:
 
 
 @pytest.mark.slow
-def test_the_command(tmp_path: Path) -> None:
+def test_the_command(run: Run, tmp_path: Path) -> None:
     also = tmp_path / "store"
     arguments = ["bench", "data", "--clips", "32", "--size", "48", "--repeats", "1", "--also", str(also), "--json"]
-    done = CliRunner().invoke(app, arguments)
-    assert done.exit_code == 0, done.output
-    figures = json.loads(done.stdout.splitlines()[-1])
+    found = figures(run(*arguments))
     for place in ("local", "local2"):
-        fraction = figures[f"{place}_frames_per_second"] / figures["decode_frames_per_second"]
-        assert figures[f"fraction_of_decode_{place}"] == pytest.approx(fraction)
-        cpu = figures[f"{place}_cpu_ms_a_frame"] / figures["decode_cpu_ms_a_frame"]
-        assert figures[f"cpu_over_decode_{place}"] == pytest.approx(cpu)
-        assert figures[f"first_clip_seconds_{place}"] > 0
+        fraction = found[f"{place}_frames_per_second"] / found["decode_frames_per_second"]
+        assert found[f"fraction_of_decode_{place}"] == pytest.approx(fraction)
+        cpu = found[f"{place}_cpu_ms_a_frame"] / found["decode_cpu_ms_a_frame"]
+        assert found[f"cpu_over_decode_{place}"] == pytest.approx(cpu)
+        assert found[f"first_clip_seconds_{place}"] > 0
         for wait in ("core", "data"):
-            assert figures[f"{place}_{wait}_wait_ms_a_frame"] >= 0
-    assert figures["object_store_mib"] > 0
+            assert found[f"{place}_{wait}_wait_ms_a_frame"] >= 0
+    assert found["object_store_mib"] > 0
     assert list(also.iterdir()) == []

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
+from command_line import Run, figures
 
-from vodbench.cli import app
 from vodbench.errors import UserError
 from vodbench_datasets.shards import bench, write_shards
 
@@ -19,16 +17,14 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench, "SHARD_BYTES", 2**20)
 
 
-def test_the_command(tmp_path: Path) -> None:
+def test_the_command(run: Run, tmp_path: Path) -> None:
     also = tmp_path / "store"
     arguments = ["bench", "shards", "--shards", "6", "--clips", "9", "--image-kib", "1", "--also", str(also), "--json"]
-    done = CliRunner().invoke(app, arguments)
-    assert done.exit_code == 0, done.output
-    figures = json.loads(done.stdout.splitlines()[-1])
+    found = figures(run(*arguments))
     for place in ("local", "local2"):
-        ratio = figures[f"{place}_many_cpu_ms_a_clip"] / figures[f"{place}_few_cpu_ms_a_clip"]
-        assert figures[f"many_over_few_cpu_{place}"] == pytest.approx(ratio)
-        assert figures[f"{place}_first_of_a_shard_ms"] > 0
+        ratio = found[f"{place}_many_cpu_ms_a_clip"] / found[f"{place}_few_cpu_ms_a_clip"]
+        assert found[f"many_over_few_cpu_{place}"] == pytest.approx(ratio)
+        assert found[f"{place}_first_of_a_shard_ms"] > 0
     assert list(also.iterdir()) == []
 
 

@@ -92,7 +92,7 @@ def test_a_group_that_is_not_there(tmp_path: Path) -> None:
         (b"", "does not end as a Parquet file"),
         (b"no Parquet at all", "does not end as a Parquet file"),
         (b"\xff\xff\xff\x7fPAR1", "longer than the file"),
-        (bytes(30) + b"\x10\0\0\0PAR1", ""),
+        (bytes(30) + b"\x10\0\0\0PAR1", "thrift"),
     ],
 )
 def test_what_is_no_shard_is_refused(data: bytes, message: str) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class Outcome(NamedTuple):
@@ -25,3 +26,10 @@ def refused(outcome: Outcome, *words: str) -> None:
     assert "Traceback" not in outcome.err
     for word in words:
         assert word in lines[0], lines[0]
+
+
+def figures(outcome: Outcome) -> dict[str, Any]:
+    """The JSON object that a command with ``--json`` prints last."""
+    assert outcome.status == 0, outcome.err or outcome.out
+    found: dict[str, Any] = json.loads(outcome.out.splitlines()[-1])
+    return found
