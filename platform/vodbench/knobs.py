@@ -9,6 +9,7 @@ the same effective trial twice nor draw what has no effect.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import types
 import typing
@@ -92,7 +93,8 @@ class MethodConfig:
     """Base of every method's configuration. Values are checked when the object is made."""
 
     def __post_init__(self) -> None:
-        types_of = typing.get_type_hints(type(self))
+        kind: Any = type(self)  # mypy takes a class of dataclasses for one that has no hash
+        types_of = _types_of(kind)
         for name, declared in self.knobs().items():
             value = getattr(self, name)
             coerced = _coerce(value, types_of[name])
@@ -157,6 +159,12 @@ class MethodConfig:
     def _of_kind(self, kind: Kind) -> dict[str, Any]:
         declared = self.knobs()
         return {name: value for name, value in self.to_mapping().items() if declared[name].kind == kind}
+
+
+@functools.cache
+def _types_of(config: type[MethodConfig]) -> Mapping[str, Any]:
+    """Resolving annotations takes a millisecond, and a grid makes thousands of configurations of one class."""
+    return typing.get_type_hints(config)
 
 
 def _matters(declared: Mapping[str, Knob], name: str, values: Mapping[str, Any]) -> bool:

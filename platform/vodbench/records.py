@@ -6,7 +6,6 @@ or a table can be recomputed from disk alone.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -90,7 +89,7 @@ class TrialRecord:
     schema: int = SCHEMA
 
     def to_json(self) -> str:
-        return json.dumps(dataclasses.asdict(self), indent=1, sort_keys=True)
+        return json.dumps(vars(self), default=vars, indent=1, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str, where: str = "trial record") -> TrialRecord:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
 from PIL import Image
 
 from vodbench.errors import UserError
@@ -125,6 +126,20 @@ def test_picture_is_a_png_with_something_on_it(points: list[Point], published: l
     image = Image.open(io.BytesIO(front_png(points, published, "title")))
     assert image.format == "PNG"
     assert len(np.unique(np.asarray(image.convert("L")))) > 10
+
+
+def test_points_at_one_place_have_one_caption(monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[str] = []
+    annotate = Axes.annotate
+
+    def noted(axes: Axes, text: str, *args: Any, **kwargs: Any) -> Any:
+        written.append(text)
+        return annotate(axes, text, *args, **kwargs)
+
+    monkeypatch.setattr(Axes, "annotate", noted)
+    twins = [record(f"t{n}", 10, 0.5, knobs={"T": n}) for n in range(3)]
+    front_png(measured_points([*twins, record("u", 20, 0.7, knobs={"T": 9})]))
+    assert written == ["T=0 and 2 more", "T=9"]
 
 
 def test_an_interval_that_misses_its_estimate_is_drawn_without_a_negative_bar(points: list[Point]) -> None:

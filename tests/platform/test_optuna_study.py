@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import socket
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -116,15 +117,15 @@ def test_a_database_that_is_lost_on_the_way_costs_one_warning(
 ) -> None:
     warnings: list[str] = []
     recorder = Recorder(url, folder, warnings.append, OPTUNA_STUDY)
-    recorder.deliver(record(1))
+    recorder.deliver([record(1)])
     recorder._thread.submit(lambda: None).result()
 
-    def lost(self: OptunaStudy, record: TrialRecord) -> bool:
+    def lost(self: OptunaStudy, records: Iterable[TrialRecord]) -> int:
         raise ConnectionError("gone")
 
     with monkeypatch.context() as patch:
         patch.setattr(OptunaStudy, "deliver", lost)
-        recorder.deliver(record(2))
+        recorder.deliver([record(2)])
         recorder._thread.submit(lambda: None).result()
     assert warnings == ["Optuna's storage does not take results: gone; the sweep goes on, results stay on disk"]
     assert recorder.finish([record(1), record(2)], complete=True)

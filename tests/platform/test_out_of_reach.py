@@ -33,8 +33,8 @@ from vodbench.spec import MethodSpec
 from vodbench.storage import exists, read_bytes, write_bytes
 from vodbench.streaming.parts import finished
 from vodbench.studies import parse_study, space
+from vodbench.sweeps import journal, running, tuning
 from vodbench.sweeps import plan as planning
-from vodbench.sweeps import running, tuning
 from vodbench.sweeps.folder import StudyFolder
 from vodbench.sweeps.running import plan_sweep, run_sweep
 from vodbench.sweeps.steps import OnProgress, TrialContext, TrialJob
@@ -289,7 +289,7 @@ class Recorder:
     def __init__(self, *_: Any) -> None:
         pass
 
-    def deliver(self, record: TrialRecord, steps: object) -> None:
+    def deliver(self, records: object, steps: object) -> None:
         pass
 
     def finish(self, records: object, *, complete: bool) -> bool:
@@ -330,6 +330,7 @@ def _planted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(planning, "method_spec", spec_of)
     monkeypatch.setattr(running, "DataSource", Source)
     monkeypatch.setattr(running, "Recorder", Recorder)
+    monkeypatch.setattr(journal, "SECONDS", 0.0)  # after each trial: the store is asked equally often every time
     monkeypatch.setattr(running, "start_ray", lambda address: None)
     monkeypatch.setattr(tuning, "run_tune", tune_here)
 

@@ -6,21 +6,25 @@ import dataclasses
 import re
 import shutil
 import socket
+import sqlite3
 import threading
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from vodbench.errors import OutOfReachError, UserError
-from vodbench.front.hypervolume import write_history
+from vodbench.front.hypervolume import Step, write_history
 from vodbench.records import Accuracy, Runtime, TrialRecord
 from vodbench.studies import parse_study
 from vodbench.sweeps.folder import StudyFolder
-from vodbench.tracking import content
+from vodbench.tracking import content, delivery, whole_runs
 from vodbench.tracking.delivery import Delivery
 from vodbench.tracking.recorder import Recorder, sync
 from vodbench.tracking.server import artifact_location, connect, default_uri
+from vodbench.tracking.whole_runs import Tables
 
 STUDY = parse_study({"name": "tracked", "title": "A title", "methods": [{"method": "m"}]}, "tracked")
 
@@ -160,37 +164,59 @@ class Crashed(BaseException):
     """Like a kill: nothing catches it."""
 
 
+DETECTIONS = "trials/trial2/detections.parquet"
+
+
+def write_detections(folder: StudyFolder) -> None:
+    path = Path(folder.url, DETECTIONS)
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"rows")
+
+
+def dying(original: Callable[..., Any], state: dict[str, int]) -> Callable[..., Any]:
+    """``original``, after which the process dies when as many requests as ``left`` were made."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        answer = original(*args, **kwargs)
+        state["left"] -= 1
+        if state["left"] == 0:
+            raise Crashed
+        return answer
+
+    return call
+
+
+@pytest.fixture(params=["tables", "client"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """How runs are written: into the database's tables, or through MLflow's client, as to a server."""
+    if request.param == "client":
+        monkeypatch.setattr(delivery, "tables_of", lambda *_: None)
+    return str(request.param)
+
+
 def test_a_crash_after_any_request_leaves_each_trial_exactly_once(
-    folder: StudyFolder, monkeypatch: pytest.MonkeyPatch
+    folder: StudyFolder, way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The process dies after its n-th request, for every n; the next delivery completes what is there."""
     from mlflow.tracking import MlflowClient
 
-    writing = ("create_experiment", "create_run", "log_batch", "log_artifact", "set_terminated")
+    writing: list[tuple[Any, str]] = [(Tables, "add"), (Tables, "set_tags")]
+    writing += [
+        (MlflowClient, name)
+        for name in ("create_experiment", "create_run", "log_batch", "log_artifact", "set_terminated")
+    ]
     state = {"left": 0, "requests": 0}
-
-    def dying(name: str) -> Any:
-        original = getattr(MlflowClient, name)
-
-        def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-            answer = original(self, *args, **kwargs)
-            state["left"] -= 1
-            if state["left"] == 0:
-                raise Crashed
-            return answer
-
-        return call
-
-    known = [record(1), record(2)]
+    known = [record(1), record(2, detections=DETECTIONS)]
     address = uri(folder)
     crashed = True
     while crashed:
         sweep = StudyFolder(f"{folder.url}/{state['requests']}")
         sweep.claim(STUDY, "data")
+        write_detections(sweep)
         state["requests"] += 1
         with monkeypatch.context() as patch:
-            for name in writing:
-                patch.setattr(MlflowClient, name, dying(name))
+            for owner, name in writing:
+                patch.setattr(owner, name, dying(getattr(owner, name), state))
             state["left"] = state["requests"]
             try:
                 Delivery(address, sweep).deliver_all(known)
@@ -199,7 +225,7 @@ def test_a_crash_after_any_request_leaves_each_trial_exactly_once(
                 pass
         sync(sweep, known, address)
         _assert_exactly_once(address, sweep)
-    assert state["requests"] > 10
+    assert state["requests"] > (10 if way == "client" else 5)
 
 
 def _assert_exactly_once(address: str, sweep: StudyFolder) -> None:
@@ -212,6 +238,92 @@ def _assert_exactly_once(address: str, sweep: StudyFolder) -> None:
     for run in found:
         assert run.info.status == "FINISHED"
         assert len(client.get_metric_history(run.info.run_id, "map")) == 1
+        if run.data.tags.get("vodbench.trial") == "trial2":
+            assert [f.path for f in client.list_artifacts(run.info.run_id)] == ["detections.parquet"]
+
+
+def test_an_answer_that_is_lost_makes_no_second_run(
+    folder: StudyFolder, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The database has the run, and the process does not know."""
+    from mlflow.tracking import MlflowClient
+
+    owner, name = (Tables, "add") if way == "tables" else (MlflowClient, "create_run")
+    original: Callable[..., Any] = getattr(owner, name)
+    write_detections(folder)
+    there = Delivery(uri(folder), folder)
+
+    def lost(*args: Any, **kwargs: Any) -> None:
+        original(*args, **kwargs)
+        raise ConnectionError("lost")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, lost)
+        with pytest.raises(ConnectionError):
+            there.deliver([record(1)])
+    assert len(runs(folder)) == 1
+    there.deliver_all([record(1), record(2, detections=DETECTIONS)])
+    there.finish([record(1), record(2)], complete=True)
+    _assert_exactly_once(uri(folder), folder)
+
+
+def _rows(folder: StudyFolder) -> dict[str, list[tuple[Any, ...]]]:
+    """All that MLflow's tables hold of runs, with the names of runs in place of their random ids."""
+    with closing(sqlite3.connect(f"{folder.url}/mlflow.db")) as database:
+        names = dict(database.execute("select run_uuid, name from runs"))
+
+        def named(value: Any) -> Any:
+            for run_id, name in names.items():
+                value = value.replace(run_id, name) if isinstance(value, str) else value
+            return value.replace(folder.url, "FOLDER") if isinstance(value, str) else value
+
+        tables = ("runs", "tags", "params", "metrics", "latest_metrics")
+        found = {table: database.execute(f"select * from {table}").fetchall() for table in tables}
+    return {table: sorted((tuple(map(named, row)) for row in rows), key=repr) for table, rows in found.items()}
+
+
+def test_what_is_written_into_tables_is_what_mlflow_writes(
+    folder: StudyFolder, tmp_path_factory: pytest.TempPathFactory, empty_database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed = record(4, status="failed", reason="out of luck", accuracy=None, runtime=None, checkpoint=None)
+    odd = record(6, config={"T": 6, "what": "a" * 5500}, revision="")  # MLflow takes it, but has rules of its own
+    known = [record(1), record(2, ms=3.0), record(3, ms=30.0), failed, record(5, ms=1e-9), odd]
+    sync(folder, known, uri(folder))
+    other = StudyFolder(str(tmp_path_factory.mktemp("other")))
+    shutil.copy(empty_database, other.url)
+    shutil.copy(f"{folder.url}/sweep.json", other.url)
+    shutil.copy(f"{folder.url}/study.yaml", other.url)
+    added: list[int] = []
+    add = Tables.add
+    monkeypatch.setattr(Tables, "add", lambda tables, runs: (added.append(len(runs)), add(tables, runs)))
+    sync(other, known, uri(other))
+    assert added == [5], "one of them is left to the client"
+    third = StudyFolder(str(tmp_path_factory.mktemp("third")))
+    shutil.copy(empty_database, third.url)
+    shutil.copy(f"{folder.url}/sweep.json", third.url)
+    shutil.copy(f"{folder.url}/study.yaml", third.url)
+    monkeypatch.setattr(delivery, "tables_of", lambda *_: None)
+    sync(third, known, uri(third))
+    ours, mlflows = _rows(other), _rows(third)
+    assert len(mlflows["runs"]) == 7
+    for table, rows in mlflows.items():
+        assert ours[table] == rows, table
+
+
+def test_many_runs_and_many_tags_are_written_in_parts(folder: StudyFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(whole_runs, "_AT_ONCE", 2)
+    known = [record(n, ms=10.0 * n) for n in range(1, 6)]
+    assert sync(folder, known, uri(folder)) == 5
+    assert sorted(run.data.tags["front"] for run in runs(folder)) == ["yes"] * 5
+    assert sync(folder, [*known, record(9, ms=1.0)], uri(folder)) == 1
+    assert sorted(run.data.tags["front"] for run in runs(folder)) == ["no"] * 5 + ["yes"]
+
+
+def test_tables_that_are_not_known_are_left_to_mlflow(folder: StudyFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(whole_runs._COLUMNS, "SqlTag", {"run_uuid", "key"})
+    monkeypatch.setattr(Tables, "add", None)
+    assert sync(folder, [record(1)], uri(folder)) == 1
+    assert runs(folder)[0].data.tags["front"] == "yes"
 
 
 def test_two_sweeps_of_one_study_share_the_experiment_only(
@@ -231,21 +343,21 @@ def test_a_server_that_goes_down_costs_one_warning_and_nothing_else(
     secret_uri = uri(folder)
     warnings: list[str] = []
     recorder = Recorder(secret_uri, folder, warnings.append)
-    recorder.deliver(record(1))
+    recorder.deliver([record(1)])
     recorder._thread.submit(lambda: None).result()
 
-    tried: list[str] = []
+    tried: list[list[str]] = []
 
-    def down(self: Delivery, record: TrialRecord) -> bool:
-        tried.append(record.fingerprint)
+    def down(self: Delivery, records: Iterable[TrialRecord]) -> int:
+        tried.append([record.fingerprint for record in records])
         raise ConnectionError("refused")
 
     with monkeypatch.context() as patch:
         patch.setattr(Delivery, "deliver", down)
         for number in (2, 3, 4):
-            recorder.deliver(record(number))
+            recorder.deliver([record(number)])
         recorder._thread.submit(lambda: None).result()
-        assert tried == ["trial2"]  # then it is left alone
+        assert tried == [["trial2"]]  # then it is left alone
         assert not recorder.finish([record(n) for n in (1, 2, 3, 4)], complete=True)
     assert len(tried) == 2  # and asked once more at the end
     assert len(warnings) == 2
@@ -259,8 +371,8 @@ def test_what_was_missed_goes_out_at_the_end(folder: StudyFolder, monkeypatch: p
     warnings: list[str] = []
     recorder = Recorder(uri(folder), folder, warnings.append)
     with monkeypatch.context() as patch:
-        patch.setattr(Delivery, "deliver", lambda self, record: (_ for _ in ()).throw(ConnectionError("refused")))
-        recorder.deliver(record(1))
+        patch.setattr(Delivery, "deliver", lambda self, records: (_ for _ in ()).throw(ConnectionError("refused")))
+        recorder.deliver([record(1)])
         recorder._thread.submit(lambda: None).result()
     assert recorder.finish([record(1), record(2)], complete=False)
     assert len(runs(folder)) == 2
@@ -271,25 +383,26 @@ def test_what_fails_just_before_the_end_does_not_hold_back_the_rest(
     folder: StudyFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recorder = Recorder(uri(folder), folder, lambda text: None)
-    ends, tried, deliver, submit = threading.Event(), list[str](), Delivery.deliver, recorder._thread.submit
+    ends, tried, log_progress, submit = threading.Event(), list[int](), Delivery.log_progress, recorder._thread.submit
 
-    def down_once(delivery: Delivery, record: TrialRecord) -> bool:
-        tried.append(record.fingerprint)
+    def down_once(delivery: Delivery, steps: Sequence[Step]) -> None:
+        tried.append(len(steps))
         if len(tried) == 1:
             raise ConnectionError("refused")
-        return deliver(delivery, record)
+        log_progress(delivery, steps)
 
     def submitted(*work: Any) -> Any:
         future = submit(*work)
         ends.set()
         return future
 
-    monkeypatch.setattr(Delivery, "deliver", down_once)
+    monkeypatch.setattr(Delivery, "log_progress", down_once)
     submit(ends.wait)
-    recorder.deliver(record(1))
+    recorder.deliver([record(1)])
     monkeypatch.setattr(recorder._thread, "submit", submitted)
     assert recorder.finish([record(1), record(2)], complete=True)
-    assert tried == ["trial1", "trial1", "trial2"]
+    assert tried == [0, 2]
+    assert len(runs(folder)) == 2
 
 
 @pytest.mark.parametrize("scheme", ["http", "postgresql+psycopg2"])

@@ -69,11 +69,11 @@ def test_a_server_killed_on_the_way_costs_one_line_and_sync_delivers_the_rest(
     warnings: list[str] = []
     recorder = Recorder(mlflow.url_with_password, folder, warnings.append)
     known = list(folder.records().values())
-    recorder.deliver(known[0])
+    recorder.deliver([known[0]])
     recorder._thread.submit(lambda: None).result()
     mlflow.kill()
     for lost in known[1:]:
-        recorder.deliver(lost)
+        recorder.deliver([lost])
     assert not recorder.finish(known, complete=True)
     first, last = warnings
     assert first.startswith("MLflow does not take results: ")

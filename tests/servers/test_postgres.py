@@ -75,11 +75,11 @@ def test_it_does_not_hold_the_end_of_a_sweep(
     folder.claim(parse_study(study, "paused"), "data")
     warnings: list[str] = []
     recorder = Recorder(database, folder, warnings.append, kind)
-    recorder.deliver(record(1))
+    recorder.deliver([record(1)])
     recorder._thread.submit(lambda: None).result()
     assert warnings == []
     with paused(database):
-        recorder.deliver(record(2))
+        recorder.deliver([record(2)])
         assert not recorder.finish([record(1), record(2), record(3)], complete=True)
     assert len(warnings) == 2
     assert all("no answer in 1 s" in warning for warning in warnings)
@@ -90,4 +90,4 @@ def test_it_does_not_hold_the_end_of_a_sweep(
         there = optuna.load_study(study_name=study_name(folder), storage=database).get_trials()
         assert [trial.params["rdn.T"] for trial in there] == [1, 2, 3]
     else:
-        assert set(Delivery(database, folder)._runs) == {"f1", "f2", "f3"}
+        assert set(Delivery(database, folder).trials()) == {"f1", "f2", "f3"}

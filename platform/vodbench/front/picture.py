@@ -62,19 +62,26 @@ def _measured(axes: Any, points: Sequence[Point], colours: dict[str, str]) -> No
     for method, colour in colours.items():
         chosen = [p for p in points if p.on_front and p.record.method == method]
         _scatter(axes, chosen, colour, method, size=7)
-        for point in chosen:
-            knobs = " ".join(point.label.split()[1:]) or method
-            place = (point.runtime.mean_ms, point.accuracy.map)
-            axes.annotate(knobs, place, xytext=_PLACES[0][0], textcoords="offset points", fontsize=7)
+        for place, caption in _captions(chosen, method).items():
+            axes.annotate(caption, place, xytext=_PLACES[0][0], textcoords="offset points", fontsize=7)
     axes.set(xlabel=RUNTIME_AXIS, ylabel=accuracy_axis(points), title="measured here")
     slowest = max((p.runtime.mean_ms for p in points), default=1.0)
     axes.set_xlim(0, 1.2 * slowest)  # with room for the last point's caption
     axes.grid(alpha=0.25)
 
 
+def _captions(points: Sequence[Point], method: str) -> dict[tuple[float, float], str]:
+    """The knobs of each point by its place; of points at one place those of the first, and how many more there are."""
+    knobs: dict[tuple[float, float], list[str]] = {}
+    for point in points:
+        place = (point.runtime.mean_ms, point.accuracy.map)
+        knobs.setdefault(place, []).append(" ".join(point.label.split()[1:]) or method)
+    return {place: f"{first} and {len(more)} more" if more else first for place, (first, *more) in knobs.items()}
+
+
 def place_captions(figure: Figure, panels: Sequence[Any]) -> None:
     """Move captions that would cover one another or a point, or leave their panel, to another side of their point."""
-    figure.canvas.draw()
+    figure.draw_without_rendering()
     for axes in (panel for panel in panels if panel.texts):
         points = axes.transData.transform([caption.xy for caption in axes.texts])
         taken = [Bbox.from_extents(x - _MARKER, y - _MARKER, x + _MARKER, y + _MARKER) for x, y in points]

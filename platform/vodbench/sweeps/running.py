@@ -15,7 +15,7 @@ from vodbench.cluster import start_ray
 from vodbench.data_source import DataSource
 from vodbench.errors import UserError
 from vodbench.front.files import draw_front
-from vodbench.front.hypervolume import Step, write_history
+from vodbench.front.hypervolume import write_history
 from vodbench.front.pareto import pareto_front
 from vodbench.interruption import reason_of
 from vodbench.records import TrialRecord
@@ -23,6 +23,7 @@ from vodbench.storage import filesystem
 from vodbench.studies import Study, method_spaces, published_points
 from vodbench.sweeps.folder import StudyFolder
 from vodbench.sweeps.halving import climb
+from vodbench.sweeps.journal import Journal
 from vodbench.sweeps.plan import grid_jobs
 from vodbench.sweeps.platform_steps import PlatformSteps
 from vodbench.sweeps.progress import SweepProgress
@@ -126,14 +127,9 @@ def run_sweep(
             spare_stopped(folder)
         known = folder.records()
         recorders = _recorders(plan, folder, lambda text: console.print(f"[yellow]warning:[/] {escape(text)}"))
-
-        def deliver(record: TrialRecord, steps: Sequence[Step]) -> None:
-            for recorder in recorders:
-                recorder.deliver(record, steps)
-
         complete = False
         try:
-            _run_missing(plan, dict(known), deliver, console, ray_address, quiet, timeline)
+            _run_missing(plan, dict(known), recorders, console, ray_address, quiet, timeline)
             complete = True
         except KeyboardInterrupt:
             console.print("interrupted; the same command continues where this one stopped")
@@ -180,7 +176,7 @@ def _recorders(plan: SweepPlan, folder: StudyFolder, warn: Callable[[str], None]
 def _run_missing(
     plan: SweepPlan,
     known: dict[str, TrialRecord],
-    deliver: Callable[[TrialRecord, Sequence[Step]], None],
+    recorders: Sequence[Recorder],
     console: Console,
     ray_address: str | None,
     quiet: bool,
@@ -202,6 +198,7 @@ def _run_missing(
         done, total = search.num_known, context.study.search.trials
     if done >= total:
         return
+    journal = Journal(context.folder, known, recorders)
     start_ray(ray_address)
     timeline.ready_s = timeline.now()
     with SweepProgress(console, total, done, known=known.values(), quiet=quiet) as progress:
@@ -212,11 +209,12 @@ def _run_missing(
             for record in records:
                 search.remember(record)
                 known[record.fingerprint] = record
-                deliver(record, write_history(context.folder, list(known.values())))
+                journal.add(record)
             progress.ended(trial_id, records)
             timeline.ended_s.append(timeline.now())
 
-        run_tune(context, plan.steps, search, total - done, SweepEvents(context, progress.doing, on_records))
+        events = SweepEvents(context, progress.doing, on_records, journal.write_when_due)
+        run_tune(context, plan.steps, search, total - done, events)
 
 
 def _earlier_points(

@@ -51,10 +51,12 @@ class SweepEvents(tune.Callback):
         context: TrialContext,
         on_progress: Callable[[str, str, str, int, int], None],
         on_records: Callable[[str, list[TrialRecord]], None],
+        on_step: Callable[[], None],
     ) -> None:
         self._context = context
         self._on_progress = on_progress
         self._on_records = on_records
+        self._on_step = on_step
 
     def __getstate__(self) -> dict[str, Any]:
         """Tune writes its callbacks down with the rest of its state; nobody restores them."""
@@ -71,6 +73,9 @@ class SweepEvents(tune.Callback):
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         self._ended(trial, f"its process died {_RESTARTS + 1} times ({_last_line(trial)})")
+
+    def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+        self._on_step()
 
     def _ended(self, trial: Trial, problem: str) -> None:
         folder = StudyFolder(self._context.folder)
@@ -139,7 +144,7 @@ def _run_jobs(jobs: tuple[TrialJob, ...], context: TrialContext, steps: Steps) -
 
     records = []
     for job in jobs:
-        name = run_name(failed_record(job, context, ""))
+        name = run_name(job)
         records.append(run_trial(job, context, steps, on_progress))
     return dict(zip(METRICS, objectives(records) or _nothing().values(), strict=True))
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol
 
 from vodbench.records import Accuracy, Runtime, TrialRecord
 from vodbench.studies import Study
@@ -18,11 +19,22 @@ DELIVERED_TAG = "vodbench.delivered"  # fingerprint of the record; set last, so 
 _UNSAFE = re.compile(r"[^\w\-. /]")
 
 
-def run_name(record: TrialRecord) -> str:
+class Trial(Protocol):
+    """What is to run, or its record."""
+
+    @property
+    def method(self) -> str: ...
+    @property
+    def knobs(self) -> Mapping[str, Any]: ...
+    @property
+    def seed(self) -> int: ...
+
+
+def run_name(trial: Trial) -> str:
     """``rdn T=2 K=12 r=20`` (and the seed where it is not 0)."""
-    knobs = [f"{name}={format_value(value)}" for name, value in record.knobs.items()]
-    seed = [f"seed={record.seed}"] if record.seed else []
-    return " ".join([record.method, *knobs, *seed])
+    knobs = [f"{name}={format_value(value)}" for name, value in trial.knobs.items()]
+    seed = [f"seed={trial.seed}"] if trial.seed else []
+    return " ".join([trial.method, *knobs, *seed])
 
 
 def format_value(value: Any) -> str:

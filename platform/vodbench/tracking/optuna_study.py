@@ -62,13 +62,13 @@ class OptunaStudy:
         self._optuna = self._open()
         self._delivered = self._find()
 
-    def deliver(self, record: TrialRecord) -> bool:
-        """Add the record's trial; False when the record has one, which may be an earlier one's: see ``deliver_all``."""
-        if record.fingerprint in self._delivered:
-            return False
-        self._optuna.add_trial(self._trial(record))
-        self._delivered[record.fingerprint] = _digest(record)
-        return True
+    def deliver(self, records: Iterable[TrialRecord]) -> int:
+        """Add the records' trials; how many had none. One that is there may be an earlier record's: ``deliver_all``."""
+        missing = [record for record in records if record.fingerprint not in self._delivered]
+        for record in missing:
+            self._optuna.add_trial(self._trial(record))
+            self._delivered[record.fingerprint] = _digest(record)
+        return len(missing)
 
     def deliver_all(self, records: Iterable[TrialRecord]) -> int:
         """Add what is missing, or write all trials anew when one has another record now; how many were added."""
@@ -76,7 +76,7 @@ class OptunaStudy:
         there = {record.fingerprint: _digest(record) for record in known}
         if any(there.get(name) != digest for name, digest in self._delivered.items()):
             self._begin_anew()
-        return sum([self.deliver(record) for record in known])
+        return self.deliver(known)
 
     def log_progress(self, steps: Sequence[Step]) -> None:
         """Optuna computes the hypervolume itself."""

@@ -24,8 +24,8 @@ RETRY_SECONDS = 60.0
 class Destination(Protocol):
     """Where records are delivered to. Every method may raise what its library raises, and can be repeated."""
 
-    def deliver(self, record: TrialRecord) -> bool:
-        """Deliver one record; False when it was there already."""
+    def deliver(self, records: Iterable[TrialRecord]) -> int:
+        """Deliver these; how many were missing."""
         ...
 
     def deliver_all(self, records: Iterable[TrialRecord]) -> int:
@@ -60,7 +60,7 @@ OPTUNA_STUDY = Kind("Optuna's storage", OPTUNA, "--optuna-storage", OptunaStudy)
 
 
 class Recorder:
-    """Delivers records one after another on a thread of its own.
+    """Delivers records on a thread of its own.
 
     A server that is down costs one warning; what it missed stays on disk and goes out with ``finish``, or later with
     ``vodbench sync``.
@@ -77,15 +77,15 @@ class Recorder:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="recorder")
         self._thread.submit(self._guarded, self._connected)
 
-    def deliver(self, record: TrialRecord, steps: Sequence[Step] = ()) -> None:
-        """Queue one record, and the hypervolume after each trial so far; returns at once."""
+    def deliver(self, records: Sequence[TrialRecord], steps: Sequence[Step] = ()) -> None:
+        """Queue these, and the hypervolume after each trial so far; returns at once."""
 
-        def deliver_one() -> None:
-            delivery = self._connected()
-            delivery.deliver(record)
-            delivery.log_progress(steps)
+        def deliver_now() -> None:
+            destination = self._connected()
+            destination.deliver(records)
+            destination.log_progress(steps)
 
-        self._thread.submit(self._guarded, deliver_one)
+        self._thread.submit(self._guarded, deliver_now)
 
     def finish(self, records: Iterable[TrialRecord], *, complete: bool) -> bool:
         """Deliver everything that is missing, with the front and the sweep's totals; whether it is all there."""
