@@ -144,7 +144,7 @@ def _knob_values(base: MethodConfig, name: str, values: tuple[Any, ...] | Range,
         if hint is int and values.step is not None and not values.step.is_integer():
             raise UserError(f"knob {name}: step {values.step:g} of a range of integers must be an integer")
         return KnobValues(name, values, integer=hint is int)
-    known = {json.dumps(canonical(value)): canonical(value) for value in values}
+    known = {json.dumps(held): held for held in map(canonical, values)}
     distinct = tuple(known.values())
     numeric = all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in distinct)
     return KnobValues(name, tuple(sorted(distinct)) if numeric else distinct, integer=hint is int)

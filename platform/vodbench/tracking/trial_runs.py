@@ -68,17 +68,20 @@ class TrialRuns:
     def deliver(self, records: Iterable[TrialRecord]) -> int:
         """Make or complete the trials' runs; how many were not there, or not whole."""
         known = dict(self.there())
-        wanted = [(record, self._whole_run(record)) for record in records]
-        missing = [(record, run) for record, run in wanted if not _is_whole(known.get(record.fingerprint), run)]
+        missing = [
+            (record, self._whole_run(record))
+            for record in records
+            if not _is_whole(known.get(record.fingerprint), record)
+        ]
         self._found = None
+        added: dict[str, _Run] = {}
         if self._tables is not None:
             new = [(record, run) for record, run in missing if record.fingerprint not in known and run.is_plain]
-            known |= self._add(self._tables, new)
+            added = self._add(self._tables, new)
         for record, run in missing:
-            there = known.get(record.fingerprint)
-            if not _is_whole(there, run):
-                known[record.fingerprint] = self._complete(record, run, there)
-        self._found = known
+            if record.fingerprint not in added:
+                known[record.fingerprint] = self._complete(record, run, known.get(record.fingerprint))
+        self._found = known | added
         return len(missing)
 
     def mark(self, records: Sequence[TrialRecord]) -> None:
@@ -117,7 +120,7 @@ class TrialRuns:
             "vodbench.role": "trial",
             "mlflow.parentRunId": self._place.parent,
             **content.tags(record),
-            content.DELIVERED_TAG: fingerprint(record.to_json()),
+            content.DELIVERED_TAG: _digest(record),
         }
         started = content.started_ms(record)
         return WholeRun(
@@ -172,9 +175,14 @@ class TrialRuns:
             log_all(self._client, run_id, params={}, metrics={}, timestamp_ms=0, tags=values)
 
 
-def _is_whole(there: _Run | None, run: WholeRun) -> bool:
-    digest = run.tags[content.DELIVERED_TAG]
-    return there is not None and there.status == run.status and there.tags.get(content.DELIVERED_TAG) == digest
+def _is_whole(there: _Run | None, record: TrialRecord) -> bool:
+    if there is None or there.status != _STATUS[record.status]:
+        return False
+    return there.tags.get(content.DELIVERED_TAG) == _digest(record)
+
+
+def _digest(record: TrialRecord) -> str:
+    return fingerprint(record.to_json())
 
 
 def _unmarked(run: WholeRun) -> WholeRun:

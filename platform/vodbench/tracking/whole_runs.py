@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
-    from sqlalchemy.orm import Session
+    from sqlalchemy import Connection
 
 # Of the tables of MLflow 3.17. A column that is not among them may be one that has to be filled.
 _COLUMNS = {
@@ -67,8 +67,6 @@ class Tables:
 
     def add(self, runs: Sequence[WholeRun]) -> None:
         """Runs that are not there yet."""
-        from sqlalchemy import insert
-
         for start in range(0, len(runs), _AT_ONCE):
             chosen = runs[start : start + _AT_ONCE]
             metrics = [row for run in chosen for row in _metrics(run)]
@@ -79,26 +77,24 @@ class Tables:
                 "SqlMetric": metrics,
                 "SqlLatestMetric": metrics,
             }
-            with self._transaction() as session:
+            with self._transaction() as connection:
                 for model, values in rows.items():
                     if values:
-                        session.execute(insert(getattr(self._models, model)), values)
+                        connection.execute(self._table(model).insert(), values)
 
     def set_tags(self, tags: Mapping[str, Mapping[str, str]]) -> None:
         """``tags``: of runs by their ids; other tags stay."""
-        from sqlalchemy import delete, insert
-
-        tag = self._models.SqlTag
+        table = self._table("SqlTag")
         ids = list(tags)
         for start in range(0, len(ids), _AT_ONCE):
             chosen = ids[start : start + _AT_ONCE]
             names = {name for run in chosen for name in tags[run]}
-            with self._transaction() as session:
+            with self._transaction() as connection:
                 for name in sorted(names):
                     having = [run for run in chosen if name in tags[run]]
-                    session.execute(delete(tag).where(tag.run_uuid.in_(having), tag.key == name))
+                    connection.execute(table.delete().where(table.c.run_uuid.in_(having), table.c.key == name))
                     rows = [{"run_uuid": run, "key": name, "value": tags[run][name]} for run in having]
-                    session.execute(insert(tag), rows)
+                    connection.execute(table.insert(), rows)
 
     def _run(self, run: WholeRun) -> dict[str, Any]:
         from mlflow.utils.uri import append_to_uri_path
@@ -119,15 +115,17 @@ class Tables:
             "experiment_id": self._experiment,
         }
 
-    @contextmanager
-    def _transaction(self) -> Iterator[Session]:
-        from sqlalchemy import text
-        from sqlalchemy.orm import Session
+    def _table(self, model: str) -> Any:
+        return getattr(self._models, model).__table__
 
-        with Session(self._engine) as session, session.begin():
+    @contextmanager
+    def _transaction(self) -> Iterator[Connection]:
+        from sqlalchemy import text
+
+        with self._engine.begin() as connection:
             if self._engine.dialect.name == "sqlite":
-                session.execute(text(f"PRAGMA busy_timeout = {_BUSY_MS}"))
-            yield session
+                connection.execute(text(f"PRAGMA busy_timeout = {_BUSY_MS}"))
+            yield connection
 
 
 def tables_of(client: MlflowClient, experiment_id: str, artifact_location: str) -> Tables | None:
