@@ -87,20 +87,19 @@ class TrialRuns:
     def mark(self, records: Sequence[TrialRecord]) -> None:
         """Bring the tags of front and constraints up to date, where they are not."""
         changed: dict[str, dict[str, str]] = {}
+        known = self.there()
         constraints = self._study.search.constraints
         for record, on_front in zip(records, pareto_front(records), strict=True):
             marks = {"front": "yes" if on_front else "no"}
             if constraints and record.status == "complete":
                 marks["feasible"] = "no" if violated(record, constraints) else "yes"
-            run = self.there()[record.fingerprint]
+            run = known[record.fingerprint]
             if new := {name: value for name, value in marks.items() if run.tags.get(name) != value}:
                 changed[run.id] = new
                 run.tags |= new
-        try:
-            self._set_tags(changed)
-        except BaseException:
-            self._found = None
-            raise
+        self._found = None
+        self._set_tags(changed)
+        self._found = dict(known)
 
     def _search(self) -> Iterator[tuple[str, _Run]]:
         mine = f"tags.`{content.SWEEP_TAG}` = '{self._place.sweep}' and tags.`vodbench.role` = 'trial'"

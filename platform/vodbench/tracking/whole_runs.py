@@ -130,13 +130,13 @@ class Tables:
 
 def tables_of(client: MlflowClient, experiment_id: str, artifact_location: str) -> Tables | None:
     """The tables behind ``client``; None where it is a server's, or where MLflow's are not those known here."""
-    from mlflow.store.tracking.dbmodels import models
-
     # MLflow has no public way from a client to its store. A release that has another one here has the slower way.
     store = getattr(getattr(client, "_tracking_client", None), "store", None)
     engine = getattr(store, "engine", None)
     if engine is None:
         return None
+    from mlflow.store.tracking.dbmodels import models
+
     known = all(_columns(models, name) == columns for name, columns in _COLUMNS.items())
     return Tables(engine, models, experiment_id, artifact_location) if known else None
 
