@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from PIL import Image
 
 from vodbench.errors import UserError
 from vodbench.front.figure import front_figure
-from vodbench.front.picture import front_png
+from vodbench.front.picture import front_png, place_captions
 from vodbench.front.points import Point, front_json, load_trials, measured_points
 from vodbench.front.style import staircase
 from vodbench.records import Accuracy, Runtime, TrialRecord
@@ -140,6 +141,16 @@ def test_points_at_one_place_have_one_caption(monkeypatch: pytest.MonkeyPatch) -
     twins = [record(f"t{n}", 10, 0.5, knobs={"T": n}) for n in range(3)]
     front_png(measured_points([*twins, record("u", 20, 0.7, knobs={"T": 9})]))
     assert written == ["T=0 and 2 more", "T=9"]
+
+
+def test_a_caption_makes_way_for_a_point_that_is_not_on_the_front() -> None:
+    figure = Figure()
+    axes = figure.subplots()
+    axes.set(xlim=(0, 1), ylim=(0, 1))
+    axes.errorbar([0.55], [0.53], xerr=0.01, fmt="o")
+    caption = axes.annotate("K=12 T=6 r=20", (0.5, 0.5), xytext=(6, 5), textcoords="offset points")
+    place_captions(figure, [axes])
+    assert not caption.get_window_extent().contains(*axes.transData.transform((0.55, 0.53)))
 
 
 def test_an_interval_that_misses_its_estimate_is_drawn_without_a_negative_bar(points: list[Point]) -> None:

@@ -83,8 +83,10 @@ def place_captions(figure: Figure, panels: Sequence[Any]) -> None:
     """Move captions that would cover one another or a point, or leave their panel, to another side of their point."""
     figure.draw_without_rendering()
     for axes in (panel for panel in panels if panel.texts):
-        points = axes.transData.transform([caption.xy for caption in axes.texts])
-        taken = [Bbox.from_extents(x - _MARKER, y - _MARKER, x + _MARKER, y + _MARKER) for x, y in points]
+        points = [caption.xy for caption in axes.texts]
+        points += [place for line in axes.lines if line.get_marker() != "None" for place in line.get_xydata()]
+        places = axes.transData.transform(points)
+        taken = [Bbox.from_extents(x - _MARKER, y - _MARKER, x + _MARKER, y + _MARKER) for x, y in places]
         for caption in axes.texts:
             for offset, horizontal, vertical in _PLACES:
                 caption.set_position(offset)
