@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from vodbench.errors import OutOfReachError, UserError
-from vodbench.front.hypervolume import Step, write_history
+from vodbench.front.hypervolume import write_history
 from vodbench.records import Accuracy, Runtime, TrialRecord
 from vodbench.studies import parse_study
 from vodbench.sweeps.folder import StudyFolder
@@ -288,23 +288,17 @@ def test_what_is_written_into_tables_is_what_mlflow_writes(
     failed = record(4, status="failed", reason="out of luck", accuracy=None, runtime=None, checkpoint=None)
     odd = record(6, config={"T": 6, "what": "a" * 5500}, revision="")  # MLflow takes it, but has rules of its own
     known = [record(1), record(2, ms=3.0), record(3, ms=30.0), failed, record(5, ms=1e-9), odd]
-    sync(folder, known, uri(folder))
-    other = StudyFolder(str(tmp_path_factory.mktemp("other")))
-    shutil.copy(empty_database, other.url)
-    shutil.copy(f"{folder.url}/sweep.json", other.url)
-    shutil.copy(f"{folder.url}/study.yaml", other.url)
     added: list[int] = []
     add = Tables.add
     monkeypatch.setattr(Tables, "add", lambda tables, runs: (added.append(len(runs)), add(tables, runs)))
-    sync(other, known, uri(other))
+    sync(folder, known, uri(folder))
     assert added == [5], "one of them is left to the client"
-    third = StudyFolder(str(tmp_path_factory.mktemp("third")))
-    shutil.copy(empty_database, third.url)
-    shutil.copy(f"{folder.url}/sweep.json", third.url)
-    shutil.copy(f"{folder.url}/study.yaml", third.url)
+    other = StudyFolder(str(tmp_path_factory.mktemp("other")))
+    for file in (empty_database, f"{folder.url}/sweep.json", f"{folder.url}/study.yaml"):
+        shutil.copy(file, other.url)
     monkeypatch.setattr(delivery, "tables_of", lambda *_: None)
-    sync(third, known, uri(third))
-    ours, mlflows = _rows(other), _rows(third)
+    sync(other, known, uri(other))
+    ours, mlflows = _rows(folder), _rows(other)
     assert len(mlflows["runs"]) == 7
     for table, rows in mlflows.items():
         assert ours[table] == rows, table
@@ -383,25 +377,25 @@ def test_what_fails_just_before_the_end_does_not_hold_back_the_rest(
     folder: StudyFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recorder = Recorder(uri(folder), folder, lambda text: None)
-    ends, tried, log_progress, submit = threading.Event(), list[int](), Delivery.log_progress, recorder._thread.submit
+    ends, tried, deliver, submit = threading.Event(), list[str](), Delivery.deliver, recorder._thread.submit
 
-    def down_once(delivery: Delivery, steps: Sequence[Step]) -> None:
-        tried.append(len(steps))
+    def down_once(delivery: Delivery, records: Sequence[TrialRecord]) -> int:
+        tried.extend(record.fingerprint for record in records)
         if len(tried) == 1:
             raise ConnectionError("refused")
-        log_progress(delivery, steps)
+        return deliver(delivery, records)
 
     def submitted(*work: Any) -> Any:
         future = submit(*work)
         ends.set()
         return future
 
-    monkeypatch.setattr(Delivery, "log_progress", down_once)
+    monkeypatch.setattr(Delivery, "deliver", down_once)
     submit(ends.wait)
     recorder.deliver([record(1)])
     monkeypatch.setattr(recorder._thread, "submit", submitted)
     assert recorder.finish([record(1), record(2)], complete=True)
-    assert tried == [0, 2]
+    assert tried == ["trial1", "trial1", "trial2"]
     assert len(runs(folder)) == 2
 
 

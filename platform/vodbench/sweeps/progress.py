@@ -64,8 +64,6 @@ class SweepProgress:
 
     def ended(self, trial_id: str, records: list[TrialRecord]) -> None:
         self._view.ended(trial_id, records)
-        if self._console.quiet:
-            return
         for record in records:
             self._console.print(trial_line(record))
 

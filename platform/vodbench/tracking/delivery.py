@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from vodbench.errors import UserError
 from vodbench.front.hypervolume import Step, history
 from vodbench.records import TrialRecord
-from vodbench.storage import join
+from vodbench.storage import exists, join
 from vodbench.sweeps.folder import StudyFolder
 from vodbench.tracking import content
 from vodbench.tracking.server import artifact_location, connect
@@ -21,7 +21,7 @@ from vodbench.tracking.writing import attach, log_all
 if TYPE_CHECKING:
     from mlflow.entities import Experiment
 
-_PLOTS = ("front.html", "front.png", "front.json", "report.html")
+_FILES = ("study.yaml", "front.html", "front.png", "front.json", "report.html")
 _PAGE = 1000  # MLflow's limit of metrics a request
 
 
@@ -78,9 +78,9 @@ class Delivery:
         now = max((content.ended_ms(r) for r in known), default=_began_ms(self._identity.began))
         log_all(self._client, self._parent, params={}, metrics=figures, timestamp_ms=now)
         self.log_progress(history(self._folder.url, known))
-        attach(self._client, self._parent, self._folder.study_url)
-        for name in _PLOTS:
-            attach(self._client, self._parent, join(self._folder.url, name))
+        for name in _FILES:
+            if exists(url := join(self._folder.url, name)):
+                attach(self._client, self._parent, url)
         self._client.set_terminated(self._parent, "FINISHED" if complete else "KILLED", end_time=now)
 
     def stop(self) -> None:

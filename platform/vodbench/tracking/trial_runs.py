@@ -121,13 +121,11 @@ class TrialRuns:
             **content.tags(record),
             content.DELIVERED_TAG: _digest(record),
         }
-        started = content.started_ms(record)
         return WholeRun(
             name=content.run_name(record),
             status=_STATUS[record.status],
-            started_ms=started,
+            started_ms=content.started_ms(record),
             ended_ms=content.ended_ms(record),
-            timestamp_ms=started,
             params=content.params(record, self._study),
             metrics=content.metrics(record),
             tags=tags,
@@ -144,8 +142,8 @@ class TrialRuns:
         for run_id, urls in files.items():
             for url in urls:
                 attach(self._client, run_id, url)
-        digests = {run.id: {content.DELIVERED_TAG: run.tags[content.DELIVERED_TAG]} for _, run in missing}
-        tables.set_tags({run_id: mark for run_id, mark in digests.items() if files[run_id]})
+        with_files = [run for _, run in missing if files[run.id]]
+        tables.set_tags({run.id: {content.DELIVERED_TAG: run.tags[content.DELIVERED_TAG]} for run in with_files})
         return {record.fingerprint: _Run(run.id, run.status, dict(run.tags)) for record, run in missing}
 
     def _complete(self, record: TrialRecord, run: WholeRun, there: _Run | None) -> _Run:
@@ -161,7 +159,7 @@ class TrialRuns:
                 self._client.delete_tag(run_id, "reason")
         for url in self._files(record):
             attach(self._client, run_id, url)
-        log_all(self._client, run_id, params=run.params, metrics=run.metrics, timestamp_ms=run.timestamp_ms, tags=tags)
+        log_all(self._client, run_id, params=run.params, metrics=run.metrics, timestamp_ms=run.started_ms, tags=tags)
         self._client.set_terminated(run_id, run.status, end_time=run.ended_ms)
         earlier = {} if there is None else {name: there.tags[name] for name in _MARKS if name in there.tags}
         return _Run(run_id, run.status, earlier | run.tags)

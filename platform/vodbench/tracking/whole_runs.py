@@ -35,13 +35,12 @@ _AT_ONCE = 200  # runs a transaction: nobody else waits long
 
 @dataclass(frozen=True)
 class WholeRun:
-    """A run that has ended, as it will be in MLflow; ``timestamp_ms`` is that of its metrics."""
+    """A run that has ended, as it will be in MLflow; its metrics carry the time at which it began."""
 
     name: str
     status: str
     started_ms: int
     ended_ms: int
-    timestamp_ms: int
     params: dict[str, str]
     metrics: dict[str, float]
     tags: dict[str, str]
@@ -151,5 +150,5 @@ def _pairs(run: WholeRun, values: Mapping[str, str]) -> list[dict[str, str]]:
 
 
 def _metrics(run: WholeRun) -> list[dict[str, Any]]:
-    common = {"run_uuid": run.id, "timestamp": run.timestamp_ms, "step": 0, "is_nan": False}
+    common = {"run_uuid": run.id, "timestamp": run.started_ms, "step": 0, "is_nan": False}
     return [{**common, "key": name, "value": value} for name, value in run.metrics.items()]

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from vodbench.storage import exists, read_bytes
+from vodbench.storage import read_bytes
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -38,9 +38,7 @@ def log_all(
 
 
 def attach(client: MlflowClient, run_id: str, url: str) -> None:
-    """Upload a file when it is there; MLflow uploads from disk only."""
-    if not exists(url):
-        return
+    """Upload a file; MLflow uploads from disk only."""
     with tempfile.TemporaryDirectory() as folder:
         local = os.path.join(folder, url.rpartition("/")[2])
         with open(local, "wb") as file:
