@@ -93,7 +93,7 @@ class MethodConfig:
     """Base of every method's configuration. Values are checked when the object is made."""
 
     def __post_init__(self) -> None:
-        kind: Any = type(self)  # mypy takes a class of dataclasses for one that has no hash
+        kind: Any = type(self)  # see knobs()
         types_of = _types_of(kind)
         for name, declared in self.knobs().items():
             value = getattr(self, name)
@@ -106,9 +106,10 @@ class MethodConfig:
             object.__setattr__(self, name, coerced)
 
     @classmethod
-    def knobs(cls) -> dict[str, Knob]:
+    def knobs(cls) -> Mapping[str, Knob]:
         """Every field with its declaration, in order."""
-        return {f.name: f.metadata["knob"] for f in dataclasses.fields(cls) if "knob" in f.metadata}
+        kind: Any = cls  # mypy takes a class of dataclasses for one that has no hash
+        return _knobs_of(kind)
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> Self:
@@ -159,6 +160,12 @@ class MethodConfig:
     def _of_kind(self, kind: Kind) -> dict[str, Any]:
         declared = self.knobs()
         return {name: value for name, value in self.to_mapping().items() if declared[name].kind == kind}
+
+
+@functools.cache
+def _knobs_of(config: type[MethodConfig]) -> Mapping[str, Knob]:
+    declared = {f.name: f.metadata["knob"] for f in dataclasses.fields(config) if "knob" in f.metadata}
+    return types.MappingProxyType(declared)
 
 
 @functools.cache

@@ -9,7 +9,7 @@ import re
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -105,17 +105,56 @@ def _protocols(fs: Any) -> tuple[str, ...]:
 
 def read_bytes(url: str) -> bytes:
     """The file's content; ``UserError`` naming the file when it is not there."""
+    data = bytes_if_there(url)
+    if data is None:
+        raise _no_file(url)
+    return data
+
+
+def bytes_if_there(url: str) -> bytes | None:
+    """The file's content, or None: one request to a store, where asking first would be two."""
     fs, path = filesystem(url)
     try:
         with reaching(url):
             return bytes(fs.cat_file(path))
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
-        raise UserError(f"'{url}' does not exist or is not a file") from error
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except IsADirectoryError as error:
+        raise _no_file(url) from error
+
+
+def _no_file(url: str) -> UserError:
+    return UserError(f"'{url}' does not exist or is not a file")
 
 
 def read_text(url: str) -> str:
     """The file's content; ``UserError`` naming the file when it is not there or not text in UTF-8."""
-    data = read_bytes(url)
+    return _decoded(url, read_bytes(url))
+
+
+def text_if_there(url: str) -> str | None:
+    """The file's content, or None; ``UserError`` naming the file when it is not text in UTF-8."""
+    data = bytes_if_there(url)
+    return None if data is None else _decoded(url, data)
+
+
+def texts_if_there(folder: str, names: Sequence[str]) -> list[str | None]:
+    """``text_if_there`` of files below ``folder``: side by side from an object store, where one by one takes long."""
+    fs, path = filesystem(folder)
+    if not names:
+        return []
+    with reaching(folder):
+        found = fs.cat_ranges([join(path, name) for name in names], None, None, on_error="return")
+        for data in found:
+            if isinstance(data, BaseException) and not isinstance(data, (FileNotFoundError, NotADirectoryError)):
+                raise data
+    return [
+        None if isinstance(data, BaseException) else _decoded(join(folder, name), data)
+        for name, data in zip(names, found, strict=True)
+    ]
+
+
+def _decoded(url: str, data: bytes) -> str:
     try:
         return data.decode()
     except UnicodeDecodeError as error:

@@ -20,6 +20,7 @@ import pytest
 from command_line import Run
 from fsspec.exceptions import FSTimeoutError
 from fsspec.implementations.dirfs import DirFileSystem
+from fsspec.implementations.local import LocalFileSystem
 from fsspec.registry import _registry
 from rich.console import Console
 
@@ -30,13 +31,14 @@ from vodbench.interruption import from_outside
 from vodbench.knobs import MethodConfig, knob
 from vodbench.records import Accuracy, Runtime, TrialRecord
 from vodbench.spec import MethodSpec
-from vodbench.storage import exists, read_bytes, write_bytes
+from vodbench.storage import exists, read_bytes, texts_if_there, write_bytes
 from vodbench.streaming.parts import finished
 from vodbench.studies import parse_study, space
 from vodbench.sweeps import journal, running, tuning
 from vodbench.sweeps import plan as planning
 from vodbench.sweeps.folder import StudyFolder
 from vodbench.sweeps.running import plan_sweep, run_sweep
+from vodbench.sweeps.search import jobs_of
 from vodbench.sweeps.steps import OnProgress, TrialContext, TrialJob
 from vodbench.sweeps.trial import run_trial
 from vodbench.tracking import recorder
@@ -317,7 +319,7 @@ def tune_here(context: TrialContext, steps: Any, search: Any, num_trials: int, e
     """Ray Tune's part, in this process; a trial that fails is tried once."""
     for number in range(num_trials):
         suggested = search.suggest(str(number))
-        for job in suggested["jobs"]:
+        for job in jobs_of(suggested):
             run_trial(job, context, steps, lambda *_: None)
             steps.finished.append(job.fingerprint)
         events.on_trial_complete(0, [], Ended(str(number), suggested))
@@ -348,12 +350,36 @@ def sweep(
     return run_sweep(plan, console or Console(quiet=True)).records
 
 
+def test_files_that_are_read_side_by_side_are_there_or_not_or_out_of_reach(
+    store: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "run" / "b").mkdir(parents=True)
+    (tmp_path / "run" / "b" / "file").write_text("x")
+    (tmp_path / "run" / "c").write_text("a file where a folder was looked for")
+    assert texts_if_there("away://run", ["a/file", "b/file", "c/file"]) == [None, "x", None]
+    assert texts_if_there("away://nowhere", ["a/file"]) == [None]
+    assert texts_if_there("away://run", []) == []
+
+    def one_of_them(folder: LocalFileSystem, path: str, *_: Any) -> bytes:
+        if path.endswith("b/file"):
+            raise ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")
+        return b"x"
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalFileSystem, "cat_file", one_of_them)
+        with pytest.raises(OutOfReachError, match=r"'away://run' cannot be reached"):
+            texts_if_there("away://run", ["a/file", "b/file", "c/file"])
+    (tmp_path / "run" / "b" / "file").write_bytes(b"\xff")
+    with pytest.raises(UserError, match=r"'away://run/b/file' is not text in UTF-8"):
+        texts_if_there("away://run", ["a/file", "b/file"])
+
+
 @pytest.mark.usefixtures("_planted")
 def test_an_outage_that_begins_anywhere_ends_a_sweep_that_then_continues(
     store: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(running, "connect", lambda uri: None)
-    monkeypatch.setattr(running, "draw_front", lambda folder: exists(f"{folder}/front.html"))
+    monkeypatch.setattr(running, "draw_front", lambda folder, records: exists(f"{folder}/front.html"))
     expected = [r.accuracy for r in sweep("away://whole", Steps())]
     operations = Store.asked
     assert operations > 30, "the sweep is in the store"
@@ -407,7 +433,7 @@ def test_an_outage_of_the_store_ends_the_run_of_the_sweep(
     steps = Outage()
     with monkeypatch.context() as patch:
         if when == "at the end":
-            patch.setattr(running, "draw_front", lambda folder: store(0))
+            patch.setattr(running, "draw_front", lambda folder, records: store(0))
         with pytest.raises(OutOfReachError, match="'away://run"):
             sweep("away://run", steps, tracking)
     assert steps.finished

@@ -20,7 +20,7 @@ from vodbench.sweeps import plan as planning
 from vodbench.sweeps.folder import StudyFolder
 from vodbench.sweeps.optuna_space import OptunaSpace
 from vodbench.sweeps.places import objectives
-from vodbench.sweeps.search import StudySearch
+from vodbench.sweeps.search import StudySearch, jobs_of
 from vodbench.sweeps.steps import TrialContext, TrialJob
 
 GP = pytest.param("gp", marks=pytest.mark.slow)  # a second a proposal
@@ -100,11 +100,11 @@ def run(search: StudySearch, folder: Path, trials: int) -> list[TrialRecord]:
         suggested = search.suggest(f"{number}")
         if not isinstance(suggested, dict):
             break
-        for job in suggested["jobs"]:
+        for job in jobs_of(suggested):
             done.append(record(job, len(done)))
             StudyFolder(str(folder)).write_record(done[-1])
         search.on_trial_complete(f"{number}", {})
-        for known in done[-len(suggested["jobs"]) :]:
+        for known in done[-len(jobs_of(suggested)) :]:
             search.remember(known)
     return done
 
@@ -172,7 +172,7 @@ def test_a_point_whose_training_was_given_up_is_not_proposed_again(tmp_path: Pat
     here = context(tmp_path, knobs={"size": [1, 2, 3]})
     search = StudySearch(here, [])
     for number in range(3):
-        (job,) = search.suggest(f"{number}")["jobs"]
+        (job,) = jobs_of(search.suggest(f"{number}"))
         given_up = replace(record(job), status="stopped", reason="hopeless", accuracy=None, runtime=None)
         StudyFolder(here.folder).write_record(given_up)
         search.on_trial_complete(f"{number}", {})
@@ -215,7 +215,7 @@ def test_points_are_judged_by_the_mean_over_their_seeds(tmp_path: Path) -> None:
     ],
 )
 def test_a_violation_is_a_share_of_the_limit(tmp_path: Path, written: str, violation: float) -> None:
-    (job,) = StudySearch(context(tmp_path, knobs={"size": [20]}), []).suggest("0")["jobs"]
+    (job,) = jobs_of(StudySearch(context(tmp_path, knobs={"size": [20]}), []).suggest("0"))
     one = replace(record(job), accuracy=Accuracy(protocol="ilsvrc", map=0.54, low=0.44, high=0.64))
     bound = parse_constraint(written)
     assert bound.violation(one) == pytest.approx(violation)
@@ -225,7 +225,7 @@ def test_a_violation_is_a_share_of_the_limit(tmp_path: Path, written: str, viola
 
 
 def test_a_latency_without_end_breaks_any_bound(tmp_path: Path) -> None:
-    (job,) = StudySearch(context(tmp_path, knobs={"size": [20]}), []).suggest("0")["jobs"]
+    (job,) = jobs_of(StudySearch(context(tmp_path, knobs={"size": [20]}), []).suggest("0"))
     whole = replace(record(job), runtime=runtime(1.0, latency_frames=None))
     bound = parse_constraint("latency_frames <= 1e9")
     assert violated(whole, [bound]) == [bound]

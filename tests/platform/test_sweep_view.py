@@ -11,6 +11,7 @@ from rich.console import Console
 from vodbench import cluster
 from vodbench.cli import sweep
 from vodbench.records import Accuracy, Runtime, TrialRecord
+from vodbench.sweeps import progress as progress_module
 from vodbench.sweeps.progress import SweepProgress
 
 
@@ -100,3 +101,26 @@ def test_json_comes_after_all_that_ray_has_to_say(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(sweep, "print_json", lambda figures: said.append("json"))
     sweep.command("study", json=True)
     assert said == ["ray", "json"]
+
+
+def test_lines_of_trials_that_end_within_moments_are_printed_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(progress_module.time, "monotonic", lambda: now)
+    screen = io.StringIO()
+
+    def printed() -> list[str]:
+        return [line.split()[0] for line in screen.getvalue().splitlines()]
+
+    with SweepProgress(Console(file=screen, width=100), 4) as progress:
+        progress.ended("a", [record("a", 0.4, 2.0)])
+        assert printed() == ["a"], "the first at once"
+        progress.ended("b", [record("b", 0.4, 2.0)])
+        progress.ended("c", [failed("c", "why")])
+        progress.print_when_due()
+        assert printed() == ["a"]
+        now += 0.5
+        progress.print_when_due()
+        assert printed() == ["a", "b", "c"]
+        progress.ended("d", [record("d", 0.4, 2.0)])
+        assert printed() == ["a", "b", "c"]
+    assert printed() == ["a", "b", "c", "d"], "the last when the sweep has ended"

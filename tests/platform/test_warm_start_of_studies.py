@@ -18,7 +18,7 @@ from vodbench.studies import Study, method_spaces, parse_study, space
 from vodbench.sweeps import plan as planning
 from vodbench.sweeps.folder import StudyFolder
 from vodbench.sweeps.plan import trial_job
-from vodbench.sweeps.search import StudySearch
+from vodbench.sweeps.search import StudySearch, jobs_of
 from vodbench.sweeps.steps import TrialContext
 from vodbench.sweeps.warm_start import earlier_studies, what_they_teach
 
@@ -167,8 +167,8 @@ def test_optuna_has_them_as_history_and_the_study_runs_its_own_trials(tmp_path: 
     points, _ = what_they_teach(earlier_studies(here), here, "cpu")
     warm = StudySearch(here, [], points)
     assert warm.num_known == 0, "they count for no trial of this study"
-    (job,) = warm.suggest("0")["jobs"]
-    (cold,) = StudySearch(here, []).suggest("0")["jobs"]
+    (job,) = jobs_of(warm.suggest("0"))
+    (cold,) = jobs_of(StudySearch(here, []).suggest("0"))
     assert job.config != cold.config
     own = [record(job, 50, "cpu", failed=False)]
     assert StudySearch(here, own, points).num_known == 1

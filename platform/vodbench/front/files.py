@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from vodbench.front.points import load_trials, measured_points, write_front_json
+from vodbench.records import TrialRecord
 from vodbench.storage import join, write_bytes, write_text
 from vodbench.studies.loading import load_study
 from vodbench.studies.published import published_points
@@ -10,14 +13,14 @@ from vodbench.studies.published import published_points
 FRONT_FILES = ("front.html", "front.png", "front.json")
 
 
-def draw_front(out: str, *, feasible_only: bool = False) -> list[str]:
+def draw_front(out: str, records: Sequence[TrialRecord] | None = None, *, feasible_only: bool = False) -> list[str]:
     """Write front.html (interactive), front.png and front.json from the records on disk; returns their URLs.
 
-    With ``feasible_only``, the front of the trials that keep to the study's constraints. ``UserError`` when the folder
-    holds no trials.
+    ``records``: those on disk, where they were read already, in the order of ``load_trials``. With ``feasible_only``,
+    the front of the trials that keep to the study's constraints. ``UserError`` when the folder holds no trials.
     """
     # plotly and matplotlib take a second to import: not for a study folder that is refused.
-    records = load_trials(out)
+    records = load_trials(out) if records is None else records
     study = load_study(join(out, "study.yaml"))
     points = measured_points(records, study.search.constraints, feasible_only=feasible_only)
     published = published_points(study)

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from vodbench.errors import UserError
 from vodbench.records import TrialRecord
-from vodbench.storage import exists, join, read_text, write_text
+from vodbench.storage import join, text_if_there, write_text
 from vodbench.tracking.content import ended_ms
 
 FASTEST_MS = 1.0
@@ -89,10 +89,11 @@ def _ended_ms(record: TrialRecord) -> int:
 
 def _order(out: str) -> list[str]:
     where = join(out, FILE)
-    if not exists(where):
+    text = text_if_there(where)
+    if text is None:
         return []
     try:
-        values: Mapping[str, Sequence[Mapping[str, str]]] = json.loads(read_text(where))
+        values: Mapping[str, Sequence[Mapping[str, str]]] = json.loads(text)
         return [step["trial"] for step in values["steps"]]
     except (ValueError, TypeError, KeyError) as error:
         if isinstance(error, UserError):

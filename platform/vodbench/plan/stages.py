@@ -90,7 +90,7 @@ def work_of(study: Study, data_fingerprint: str = _NO_DATA) -> StudyWork:
 
 def _drawn(context: TrialContext) -> Iterator[tuple[TrialJob, ...]]:
     """Distinct points of a search, one after the other, as many as it may run."""
-    from vodbench.sweeps.search import StudySearch
+    from vodbench.sweeps.search import StudySearch, jobs_of
 
     study = context.study
     search = study.search.model_copy(update={"sampler": "random", "warm_start": ()})
@@ -103,7 +103,7 @@ def _drawn(context: TrialContext) -> Iterator[tuple[TrialJob, ...]]:
         suggestion = points.suggest(str(number))
         if not isinstance(suggestion, dict):  # the space has fewer points
             return
-        yield suggestion["jobs"]
+        yield jobs_of(suggestion)
 
 
 def _trial(job: TrialJob, context: TrialContext, built: dict[str, Method]) -> PlannedTrial:

@@ -18,6 +18,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import posixpath
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -30,7 +31,17 @@ from fsspec.implementations.local import LocalFileSystem
 
 from vodbench.errors import UserError
 from vodbench.records import TrialRecord
-from vodbench.storage import exists, filesystem, join, make_folder, reaching, read_text, write_text
+from vodbench.storage import (
+    exists,
+    filesystem,
+    join,
+    make_folder,
+    reaching,
+    read_text,
+    text_if_there,
+    texts_if_there,
+    write_text,
+)
 from vodbench.studies import Study, load_study
 
 # What all trials of one folder must agree in to be comparable; knobs, methods, seeds and trials may be added.
@@ -105,19 +116,17 @@ class StudyFolder:
         """Every trial on disk by fingerprint; ``UserError`` naming a damaged record."""
         where = join(self.url, "trials")
         fs, path = filesystem(where)
-        found = {}
         with reaching(where):
             entries = sorted(fs.ls(path, detail=False)) if fs.exists(path) else []
-            for entry in entries:
-                file = join(entry, "trial.json")
-                if fs.exists(file):
-                    record = TrialRecord.from_json(fs.cat_file(file).decode(), where=file)
-                    found[record.fingerprint] = record
-        return found
+        names = [join(posixpath.basename(entry.rstrip("/")), "trial.json") for entry in entries]
+        pairs = zip(names, texts_if_there(where, names), strict=True)
+        found = (TrialRecord.from_json(text, join(where, name)) for name, text in pairs if text is not None)
+        return {record.fingerprint: record for record in found}
 
     def record(self, fingerprint: str) -> TrialRecord | None:
         where = self.trial_url(fingerprint)
-        return TrialRecord.from_json(read_text(where), where) if exists(where) else None
+        text = text_if_there(where)
+        return None if text is None else TrialRecord.from_json(text, where)
 
     def write_record(self, record: TrialRecord) -> None:
         write_text(self.trial_url(record.fingerprint), record.to_json())

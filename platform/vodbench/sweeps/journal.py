@@ -9,7 +9,7 @@ from vodbench.front.hypervolume import write_history
 from vodbench.records import TrialRecord
 from vodbench.tracking.recorder import Recorder
 
-SECONDS = 0.5  # trials that end within so much time are written down together: a sweep may end a hundred a second
+SECONDS = 2.0  # trials that end within so much time are written down together: a sweep may end a hundred a second
 
 
 class Journal:

@@ -7,6 +7,7 @@ ended, since a picture that is drawn again and again makes a log unreadable.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from typing import Protocol
 
@@ -50,12 +51,15 @@ class SweepProgress:
         self._console = console
         live = console.is_terminal and not quiet
         self._view: _View = _LiveView(console, total, done, list(known)) if live else _NoView()
+        self._lines: list[str] = []
+        self._printed = float("-inf")
 
     def __enter__(self) -> SweepProgress:
         self._view.start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._print()
         self._view.stop()
 
     def doing(self, trial_id: str, name: str, what: str, done: int, total: int) -> None:
@@ -64,11 +68,22 @@ class SweepProgress:
 
     def ended(self, trial_id: str, records: list[TrialRecord]) -> None:
         self._view.ended(trial_id, records)
-        for record in records:
-            self._console.print(trial_line(record))
+        self._lines += map(trial_line, records)
+        self.print_when_due()
+
+    def print_when_due(self) -> None:
+        """To be called every now and then: lines of trials that end within moments are printed together."""
+        if self._lines and time.monotonic() - self._printed >= _SECONDS_A_DRAWING:
+            self._print()
 
     def warn(self, message: str) -> None:
         self._console.print(f"[yellow]warning:[/] {escape(message)}")
+
+    def _print(self) -> None:
+        if self._lines:
+            self._console.print("\n".join(self._lines), highlight=False)  # they say themselves what has a colour
+            self._lines.clear()
+            self._printed = time.monotonic()
 
 
 def trial_line(record: TrialRecord) -> str:
@@ -80,7 +95,7 @@ def trial_line(record: TrialRecord) -> str:
     accuracy, runtime = record.accuracy, record.runtime
     interval = escape(f"[{accuracy.low:.3f}, {accuracy.high:.3f}]")
     busy = "  [yellow]device was busy[/]" if runtime.contended else ""
-    return f"  {name} mAP {accuracy.map:.3f} {interval}  {runtime.mean_ms:8.1f} ms{busy}"
+    return f"  {name} mAP [bold cyan]{accuracy.map:.3f}[/] {interval}  [bold cyan]{runtime.mean_ms:8.1f}[/] ms{busy}"
 
 
 # ---- views --------------------------------------------------------------------------------------------------

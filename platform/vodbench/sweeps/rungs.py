@@ -13,7 +13,7 @@ import math
 from dataclasses import asdict, dataclass, replace
 
 from vodbench.errors import UserError
-from vodbench.storage import exists, filesystem, join, read_text, write_text
+from vodbench.storage import exists, filesystem, join, read_text, text_if_there, write_text
 from vodbench.studies.searching import EarlyStopping
 
 
@@ -39,7 +39,8 @@ class Rungs:
 
     def at(self, training: str, share: float) -> Rung | None:
         url = self._url(training, share)
-        return _read(url) if exists(url) else None
+        text = text_if_there(url)
+        return None if text is None else _parsed(url, text)
 
     def reached(self, share: float, method: str, seed: int) -> list[Rung]:
         """The trainings of this method and seed that have come as far."""
@@ -93,8 +94,12 @@ def _kept(folder: str, training: str) -> str:
 
 
 def _read(url: str) -> Rung:
+    return _parsed(url, read_text(url))
+
+
+def _parsed(url: str, text: str) -> Rung:
     try:
-        return Rung(**json.loads(read_text(url)))
+        return Rung(**json.loads(text))
     except (ValueError, TypeError) as error:
         if isinstance(error, UserError):
             raise

@@ -159,7 +159,7 @@ def _wrapped_up(folder: StudyFolder, recorders: Sequence[Recorder], complete: bo
     try:
         if any(record.status == "complete" for record in records):
             write_history(folder.url, records)
-            draw_front(folder.url)
+            draw_front(folder.url, records)
     finally:
         tracked, *_ = [recorder.finish(records, complete=complete) for recorder in recorders]
     return records, tracked
@@ -213,7 +213,11 @@ def _run_missing(
             progress.ended(trial_id, records)
             timeline.ended_s.append(timeline.now())
 
-        events = SweepEvents(context, progress.doing, on_records, journal.write_when_due)
+        def on_step() -> None:
+            journal.write_when_due()
+            progress.print_when_due()
+
+        events = SweepEvents(context, progress.doing, on_records, on_step)
         run_tune(context, plan.steps, search, total - done, events)
 
 

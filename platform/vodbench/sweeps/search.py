@@ -1,17 +1,18 @@
 """What runs next: a fixed list of trials, or points that Optuna proposes from the records so far.
 
-Both are Ray Tune searchers whose suggestions are ``{"jobs": (TrialJob, ...)}``. Optuna's history is told again from
+Both are Ray Tune searchers; ``jobs_of`` says which jobs a suggestion stands for. Optuna's history is told again from
 the records on disk at every start, so nothing of it needs to be kept or repaired.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
+from ray import cloudpickle
 from ray.tune.search import Searcher
 
 from vodbench.records import TrialRecord
@@ -33,6 +34,17 @@ _USUAL_PATIENCE = 10
 _MAX_REPEATS = 200
 
 
+def jobs_of(suggestion: Mapping[str, Any]) -> tuple[TrialJob, ...]:
+    """The jobs of a suggestion, or of Tune's trial for it: one for each seed."""
+    jobs: tuple[TrialJob, ...] = cloudpickle.loads(suggestion["jobs"])
+    return jobs
+
+
+def _suggestion(jobs: tuple[TrialJob, ...]) -> dict[str, bytes]:
+    """Pickled: Tune copies a trial's configuration value by value several times, and bytes not at all."""
+    return {"jobs": cloudpickle.dumps(jobs)}  # type: ignore[no-untyped-call]
+
+
 class ListSearch(Searcher):
     """Hands out a list of trials, in order."""
 
@@ -43,7 +55,7 @@ class ListSearch(Searcher):
     def suggest(self, trial_id: str) -> Any:
         if not self._jobs:
             return Searcher.FINISHED
-        return {"jobs": (self._jobs.pop(0),)}
+        return _suggestion((self._jobs.pop(0),))
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Nothing follows from a result."""
@@ -106,7 +118,7 @@ class StudySearch(Searcher):
                 self._optuna.tell(trial, state=TrialState.FAIL)
             else:
                 self._running[trial_id] = (trial, jobs)
-                return {"jobs": jobs}
+                return _suggestion(jobs)
         return None if running else Searcher.FINISHED
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:

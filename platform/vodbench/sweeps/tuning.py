@@ -23,7 +23,7 @@ from vodbench.records import TrialRecord
 from vodbench.storage import filesystem, join
 from vodbench.sweeps.folder import StudyFolder
 from vodbench.sweeps.places import objectives
-from vodbench.sweeps.search import METRICS
+from vodbench.sweeps.search import METRICS, jobs_of
 from vodbench.sweeps.steps import Steps, TrialContext, TrialJob
 from vodbench.sweeps.trial import failed_record, run_trial
 from vodbench.tracking.content import run_name
@@ -80,7 +80,7 @@ class SweepEvents(tune.Callback):
     def _ended(self, trial: Trial, problem: str) -> None:
         folder = StudyFolder(self._context.folder)
         records = []
-        for job in trial.config["jobs"]:
+        for job in jobs_of(trial.config):
             record = folder.record(job.fingerprint)
             if record is None:
                 record = failed_record(job, self._context, problem)
@@ -97,7 +97,7 @@ def run_tune(context: TrialContext, steps: Steps, search: Searcher, num_trials: 
     class_cache.ENV_VARS_TO_PROPAGATE -= _SECRETS
 
     def trainable(config: dict[str, Any]) -> None:
-        tune.report(_run_jobs(config["jobs"], context, steps))
+        tune.report(_run_jobs(jobs_of(config), context, steps))
 
     state = join(context.folder, ".tune")
     fs, path = filesystem(state)

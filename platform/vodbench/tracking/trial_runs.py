@@ -57,6 +57,7 @@ class TrialRuns:
         self._study = folder.study()
         self._place = place
         self._found: dict[str, _Run] | None = None
+        self._digests: dict[str, tuple[TrialRecord, str]] = {}
         self.there()
 
     def there(self) -> Mapping[str, _Run]:
@@ -71,7 +72,7 @@ class TrialRuns:
         missing = [
             (record, self._whole_run(record))
             for record in records
-            if not _is_whole(known.get(record.fingerprint), record)
+            if not self._is_whole(known.get(record.fingerprint), record)
         ]
         self._found = None
         added: dict[str, _Run] = {}
@@ -119,7 +120,7 @@ class TrialRuns:
             "vodbench.role": "trial",
             "mlflow.parentRunId": self._place.parent,
             **content.tags(record),
-            content.DELIVERED_TAG: _digest(record),
+            content.DELIVERED_TAG: self._digest(record),
         }
         return WholeRun(
             name=content.run_name(record),
@@ -130,6 +131,18 @@ class TrialRuns:
             metrics=content.metrics(record),
             tags=tags,
         )
+
+    def _is_whole(self, there: _Run | None, record: TrialRecord) -> bool:
+        if there is None or there.status != _STATUS[record.status]:
+            return False
+        return there.tags.get(content.DELIVERED_TAG) == self._digest(record)
+
+    def _digest(self, record: TrialRecord) -> str:
+        """Of what the record says; kept, since each is asked for when its trial ends, and when the sweep does."""
+        known = self._digests.get(record.fingerprint)
+        if known is None or known[0] != record:
+            known = self._digests[record.fingerprint] = record, fingerprint(record.to_json())
+        return known[1]
 
     def _files(self, record: TrialRecord) -> list[str]:
         named = [] if record.detections is None else [join(self._folder.url, record.detections)]
@@ -170,16 +183,6 @@ class TrialRuns:
             return
         for run_id, values in tags.items():
             log_all(self._client, run_id, params={}, metrics={}, timestamp_ms=0, tags=values)
-
-
-def _is_whole(there: _Run | None, record: TrialRecord) -> bool:
-    if there is None or there.status != _STATUS[record.status]:
-        return False
-    return there.tags.get(content.DELIVERED_TAG) == _digest(record)
-
-
-def _digest(record: TrialRecord) -> str:
-    return fingerprint(record.to_json())
 
 
 def _unmarked(run: WholeRun) -> WholeRun:

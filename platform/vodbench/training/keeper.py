@@ -20,7 +20,7 @@ from typing import Any
 from vodbench.checkpoints import checkpoint_url, pack, unpack
 from vodbench.errors import UserError
 from vodbench.redaction import redact
-from vodbench.storage import exists, filesystem, join, read_bytes, read_text, remove_torn, write_bytes, write_text
+from vodbench.storage import bytes_if_there, exists, filesystem, join, read_text, remove_torn, write_bytes, write_text
 
 FORMAT = "vodbench-partial"
 SCHEMA = 1
@@ -79,8 +79,7 @@ class Keeper:
 
     def load(self) -> bytes | None:
         """The bytes of the last state, if there is one."""
-        url = self.folder.url("partial.pt")
-        return read_bytes(url) if exists(url) else None
+        return bytes_if_there(self.folder.url("partial.pt"))
 
     def decode(self, data: bytes) -> dict[str, Any]:
         url = self.folder.url("partial.pt")
