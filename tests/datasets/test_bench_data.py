@@ -11,18 +11,20 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from command_line import Run, figures
+from command_line import Run, figures, refused
 
 from vodbench.data_source import DataSource
 from vodbench.errors import UserError
 from vodbench.prefetch import prefetch
 from vodbench.spec import ClipSpec
 from vodbench.timing.contention import ThreadTimes
+from vodbench_datasets.clips import bench as clips_bench
 from vodbench_datasets.clips.bench import command
 from vodbench_datasets.clips.blocks import decode_block, read_block
 from vodbench_datasets.clips.pipeline import plan_of
 from vodbench_datasets.clips.throughput import Flow, _Decoder, decoding, distinct_frames, encoded_frames
 from vodbench_datasets.generated import GeneratorConfig, generate
+from vodbench_datasets.shards import bench as shards_bench
 
 
 def test_frames_are_those_that_clips_decode(tmp_path: Path) -> None:
@@ -91,6 +93,16 @@ def compute(seconds: float) -> None:
 def test_bad_numbers(wrong: dict[str, int], message: str) -> None:
     with pytest.raises(UserError, match=message):
         command(**wrong)
+
+
+@pytest.mark.parametrize("bench", ["data", "shards"])
+@pytest.mark.parametrize("wrong", ["nonsense://place", ""])
+def test_a_place_that_cannot_be_is_refused_before_anything_is_made(
+    run: Run, bench: str, wrong: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (clips_bench, shards_bench):
+        monkeypatch.setattr(module, "write_shards", None)
+    refused(run("bench", bench, "--also", wrong), "'nonsense://place' cannot be opened" if wrong else "an empty name")
 
 
 @pytest.mark.slow

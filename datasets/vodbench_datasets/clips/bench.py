@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Annotated, Any, cast
 
@@ -18,7 +18,7 @@ from vodbench.cluster import start_ray, stop_ray
 from vodbench.data_source import DataSource
 from vodbench.errors import UserError
 from vodbench.spec import ClipSpec
-from vodbench.storage import filesystem, join
+from vodbench.storage import exists, filesystem, join
 from vodbench_datasets.clips.throughput import Flow, decoding, encoded_frames, reading
 from vodbench_datasets.generated import GeneratorConfig, generate
 from vodbench_datasets.shards import Shards, open_shards, write_shards
@@ -60,6 +60,7 @@ def command(
     ):
         if value < low:
             raise UserError(f"--{name} {value} is not accepted: an integer in [{low}, inf)")
+    check_places(also or [])
     config = {"clips": clips, "supports": supports, "size": size, "repeats": repeats, "also": also or []}
     shared.announce("bench data", config=config, seed=seed, device=f"cpu, {len(os.sched_getaffinity(0))} cores")
     wanted = ClipSpec(num_supports=supports, offset_low=-9, offset_high=9)
@@ -81,6 +82,12 @@ def _made_up_shards(folder: str, size: int, seed: int) -> Shards:
         generate(tree, config)
         write_shards(cast(ShardSource, DataSource(root=tree).open()), shards, shard_bytes=SHARD_BYTES)
     return open_shards(shards)
+
+
+def check_places(urls: Sequence[str]) -> None:
+    """Before the shards are made, which takes a while: ``UserError`` for a place that cannot be asked for a file."""
+    for url in urls:
+        exists(url)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from vodbench.cli import shared
 from vodbench.errors import UserError
 from vodbench.spec import ClassInfo, Frame, SnippetInfo, Truth
 from vodbench.storage import join
-from vodbench_datasets.clips.bench import copies
+from vodbench_datasets.clips.bench import check_places, copies
 from vodbench_datasets.clips.pipeline import RayClips
 from vodbench_datasets.shards.read import Shards, open_shards
 from vodbench_datasets.shards.write import SHARD_BYTES, write_shards
@@ -47,6 +47,7 @@ def command(
     for name, value, low in (("shards", shards, FEW + 1), ("clips", clips, 1), ("image-kib", image_kib, 1)):
         if value < low:
             raise UserError(f"--{name} {value} is not accepted: an integer in [{low}, inf)")
+    check_places(also or [])
     config = {"shards": shards, "clips": clips, "image_kib": image_kib, "also": also or []}
     shared.announce("bench shards", config=config, seed=seed, device="cpu")
     figures: dict[str, Any] = {}
