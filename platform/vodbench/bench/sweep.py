@@ -31,8 +31,8 @@ def command(
         int, typer.Option(help="Distinct frames, each encoded once a pass and counted as often as it comes; 0: all.")
     ] = 3,
     one_by_one: Annotated[bool, typer.Option(help="Also the settings one by one, through a cache.")] = False,
-    trials: Annotated[int, typer.Option(help="Empty trials that are timed; 0: none.")] = 100,
-    repeats: Annotated[int, typer.Option(help="How often, the best counts.")] = 5,
+    trials: Annotated[int, typer.Option(help="Empty trials that are timed; 0: none.")] = 300,
+    repeats: Annotated[int, typer.Option(help="How often, the best counts.")] = 3,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps")] = "auto",
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object of figures as the last line.")] = False,
 ) -> None:
