@@ -96,6 +96,4 @@ def _order(out: str) -> list[str]:
         values: Mapping[str, Sequence[Mapping[str, str]]] = json.loads(text)
         return [step["trial"] for step in values["steps"]]
     except (ValueError, TypeError, KeyError) as error:
-        if isinstance(error, UserError):
-            raise
         raise UserError(f"'{where}' is damaged ({error}); delete it, it is made again from the trials") from error

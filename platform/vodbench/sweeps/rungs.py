@@ -101,6 +101,4 @@ def _parsed(url: str, text: str) -> Rung:
     try:
         return Rung(**json.loads(text))
     except (ValueError, TypeError) as error:
-        if isinstance(error, UserError):
-            raise
         raise UserError(f"'{url}' is damaged ({error}); delete it to judge the training again") from error
